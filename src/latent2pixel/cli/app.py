@@ -1,0 +1,48 @@
+"""The application: its commands, and how errors reach the user. Nothing here imports torch."""
+
+import errno
+import sys
+
+import typer
+
+from latent2pixel.cli import convert, data, demo, generate, train
+from latent2pixel.errors import L2PError
+
+EXIT_BUG = 1
+EXIT_USER = 2
+
+app = typer.Typer(
+    name="l2p",
+    help="Turn a pretrained latent text-to-image diffusion transformer into a pixel-space model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("convert")(convert.convert)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run ``l2p``: exit 0 on success, 2 on a user's mistake (told without a traceback), 1 on a bug."""
+    try:
+        app()
+    except L2PError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail(_four_parts("Stopped by Ctrl-C", "an interrupt", "the end of the command", "run the same command again"))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(_four_parts("The disk is full", str(error), "free space", "free some, then run the same command again"))
+
+
+def _four_parts(problem: str, found: str, expected: str, fix: str) -> str:
+    return str(L2PError(problem, found=found, expected=expected, fix=f"{fix}: it goes on where it stopped."))
+
+
+def _fail(text: str) -> None:
+    sys.stderr.write(f"\nError: {text}\n")
+    raise SystemExit(EXIT_USER)

@@ -1,0 +1,104 @@
+"""``l2p convert``: a latent source becomes an untrained pixel model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    patch_size: Annotated[int, typer.Option(help="Pixels per token and axis; 16 for 1K, 64 for 4K.")] = 16,
+    recipe: Annotated[str, typer.Option(help="paper or released.")] = "paper",
+    head: Annotated[str, typer.Option(help="1k, 4k, or channels of each level such as 16,32,64,96.")] = "1k",
+    num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
+) -> None:
+    """Convert a source: codec in the VAE's place, new input projection and detailer head, everything else kept."""
+    channels = parse_head(head)
+    from latent2pixel.convert import ConversionConfig
+    from latent2pixel.convert import convert as run
+    from latent2pixel.convert.convert import plan_folder
+    from latent2pixel.io.pipeline_folder import find_pipeline_folder
+
+    if dry_run:
+        config = ConversionConfig(
+            patch_size=patch_size, head=channels, freezing=recipe, num_blocks=num_blocks, seed=seed
+        )
+        plan, _ = plan_folder(find_pipeline_folder(source), config)
+        typer.echo(json.dumps(plan.counts()) if as_json else plan.describe())
+        return
+    report = run(
+        source,
+        out,
+        patch_size=patch_size,
+        recipe=recipe,
+        head=channels,
+        num_blocks=num_blocks,
+        seed=seed,
+        torch_dtype=parse_dtype(dtype),
+    )
+    if as_json:
+        result = {"folder": str(report.folder), "trainable_share": report.trainable.share, **report.plan.counts()}
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(report.plan.describe(), err=True)
+    typer.echo(
+        f"trainable under recipe '{recipe}' with {num_blocks} + {num_blocks} blocks: "
+        f"{report.trainable.num_trainable:,} of {report.trainable.num_total:,} parameters "
+        f"({report.trainable.share:.1%})",
+        err=True,
+    )
+    typer.echo(str(report.folder))
+
+
+def parse_head(text: str) -> str | tuple[int, ...]:
+    """Return the name of a head, or its channels from a comma-separated list.
+
+    Raises:
+        ConfigError: The list holds something other than whole numbers.
+    """
+    if "," not in text and not text.isdigit():
+        return text
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        from latent2pixel.errors import ConfigError
+
+        raise ConfigError(
+            "The head's channels cannot be read",
+            found=repr(text),
+            expected="1k, 4k, or whole numbers with commas, such as 16,32,64,96",
+            fix="Write one number for each level, outermost first.",
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_dtype(name: str | None) -> "torch.dtype | None":
+    """Return the torch dtype of that name, None for None.
+
+    Raises:
+        ConfigError: No such dtype.
+    """
+    if name is None:
+        return None
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        from latent2pixel.errors import ConfigError
+
+        raise ConfigError(
+            "There is no dtype of that name",
+            found=repr(name),
+            expected=f"one of {', '.join(known)}",
+            fix="Choose one of the listed names.",
+        )
+    return known[name]

@@ -1,0 +1,35 @@
+"""Settings of a conversion."""
+
+from dataclasses import dataclass
+
+from latent2pixel.errors import ConfigError
+from latent2pixel.model.freezing import PRESETS
+from latent2pixel.model.head import FEATURE_NORMS, head_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionConfig:
+    """What decides a conversion, next to its source; the defaults are the paper's at 1024 px."""
+
+    patch_size: int = 16
+    """Pixels per token and axis; 16 keeps the token count of an 8x VAE with latent patch 2."""
+    head: str | tuple[int, ...] = "1k"
+    """Detailer head: a name of ``HEAD_CHANNELS``, or the channels of each level."""
+    head_feature_norm: str = "none"
+    """``"layer_norm"`` scales every token before the head; ``"none"`` feeds raw hidden states, as published."""
+    freezing: str = "paper"
+    """Which parameters train afterwards: a preset of ``model.freezing``."""
+    num_blocks: int = 5
+    """Blocks at each end of the trunk that train."""
+    seed: int = 0
+    """Seed of the new parts' random weights."""
+
+    def __post_init__(self) -> None:
+        head_channels(self.head)
+        if self.head_feature_norm not in FEATURE_NORMS or self.freezing not in PRESETS:
+            raise ConfigError(
+                "A conversion setting does not exist",
+                found=f"head_feature_norm={self.head_feature_norm!r}, freezing={self.freezing!r}",
+                expected=f"head_feature_norm in {FEATURE_NORMS}, freezing in {PRESETS}",
+                fix="Choose one of the listed names.",
+            )

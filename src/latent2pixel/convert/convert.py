@@ -1,0 +1,259 @@
+"""From a latent source to a pixel pipeline: in memory, or from folder to folder."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import latent2pixel
+from latent2pixel.convert.config import ConversionConfig
+from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
+from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
+from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
+from latent2pixel.io.new_folder import new_folder
+from latent2pixel.io.pipeline_folder import (
+    find_pipeline_folder,
+    open_pipeline,
+    parts_of,
+    read_index,
+    read_json,
+    require_complete,
+)
+from latent2pixel.io.safetensors_file import fingerprint
+from latent2pixel.model.codec import PixelVAE
+from latent2pixel.model.freezing import TrainableShare, describe, trainable_names
+from latent2pixel.model.head import head_channels
+from latent2pixel.model.pixel_transformer import PixelTransformerMixin
+
+RECORD_NAME = "conversion.json"
+"""Stands beside ``model_index.json`` and says how the pipeline was made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport:
+    """What a conversion did."""
+
+    folder: Path
+    """Where the pixel pipeline lies."""
+    plan: ConversionPlan
+    """Kept, new and dropped tensors."""
+    trainable: TrainableShare
+    """What trains under the chosen recipe."""
+    already_there: bool
+    """True if the folder held this very conversion before, so nothing was written."""
+
+
+def build_pixel_pipeline(
+    pipe: Any,
+    *,
+    patch_size: int = 16,
+    head: str | tuple[int, ...] = "1k",
+    head_feature_norm: str = "none",
+    seed: int = 0,
+) -> Any:
+    """Turn a loaded source pipeline into a pixel pipeline of the same stock class; kept weights are shared, not copied.
+
+    Args:
+        pipe: A stock diffusers pipeline, the source; stays usable. Training the pixel model changes its weights too.
+        patch_size: Pixels per token and axis.
+        head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
+        head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
+        seed: Seed of the new parts' random weights.
+
+    Returns:
+        A pipeline with a ``PixelVAE`` and a pixel transformer, all other parts those of ``pipe``.
+
+    Raises:
+        UnsupportedFamilyError: If no family describes the pipeline's transformer.
+        GeometryError: If the patch size does not fit.
+        CheckpointError: If the transformer is not what its configuration says.
+    """
+    transformer = pipe.components.get("transformer")
+    if transformer is None:
+        raise _no_transformer(type(pipe).__name__)
+    _require_latent(type(transformer).__name__)
+    family = family_of(transformer)
+    options: dict[str, Any] = {
+        "pixel_patch_size": patch_size,
+        "head_channels": head_channels(head),
+        "head_feature_norm": head_feature_norm,
+    }
+    pixel_class = load_pixel_class(family.name)
+    empty = pixel_class.from_config_of(transformer.config, **options)
+    plan_conversion(shapes_of(transformer), shapes_of(empty), family=family)
+    generator = torch.Generator().manual_seed(seed)
+    pixel = pixel_class.from_source(transformer, **options, generator=generator)
+    codec = PixelVAE(pixel.factor).to(transformer.device)
+    # Some pipelines take settings next to their parts; diffusers keeps those in the pipeline's config.
+    settings = {
+        key: pipe.config[key] for key in inspect.signature(type(pipe).__init__).parameters if key in pipe.config
+    }
+    return type(pipe)(**{**settings, **pipe.components, "vae": codec, "transformer": pixel})
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    patch_size: int = 16,
+    recipe: str = "paper",
+    head: str | tuple[int, ...] = "1k",
+    head_feature_norm: str = "none",
+    num_blocks: int = 5,
+    seed: int = 0,
+    torch_dtype: torch.dtype | None = None,
+) -> ConversionReport:
+    """Convert a source on disk or on the Hub into a pixel pipeline folder that plain diffusers can load.
+
+    The same call again returns at once. An interrupted call leaves nothing behind.
+
+    Args:
+        source: Pipeline folder, or ``owner/name`` on the Hub.
+        out: Folder to make.
+        patch_size: Pixels per token and axis.
+        recipe: Freezing preset, ``"paper"`` or ``"released"``; only recorded and reported here, training applies it.
+        head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
+        head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
+        num_blocks: Blocks at each end of the trunk that train.
+        seed: Seed of the new parts' random weights.
+        torch_dtype: Dtype of all parts; None keeps the source's.
+
+    Raises:
+        SourceError: If the source cannot be found, is no pipeline, of no known family, or a pixel pipeline already.
+        CheckpointError: If its weights are truncated or do not fit its configuration.
+        GeometryError: If patch size and head do not fit.
+        ConfigError: If a setting does not exist.
+        OutputFolderError: If ``out`` holds something else, cannot be written, or the disk is full.
+    """
+    config = ConversionConfig(
+        patch_size=patch_size,
+        head=head,
+        head_feature_norm=head_feature_norm,
+        freezing=recipe,
+        num_blocks=num_blocks,
+        seed=seed,
+    )
+    folder, target = find_pipeline_folder(source), Path(out)
+    plan, empty = plan_folder(folder, config)
+    names = trainable_names(empty, preset=config.freezing, num_blocks=config.num_blocks)
+    report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
+    settings = _settings(folder, config, torch_dtype)
+    if _holds_conversion(target, settings):
+        return replace(report, already_there=True)
+    pipe = build_pixel_pipeline(
+        open_pipeline(folder, dtype=torch_dtype),
+        patch_size=config.patch_size,
+        head=config.head,
+        head_feature_norm=config.head_feature_norm,
+        seed=config.seed,
+    )
+    with new_folder(target) as partial:
+        pipe.save_pretrained(partial)
+        record = {"source": str(source), "settings": settings, **_outcome(report)}
+        (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan, PixelTransformerMixin]:
+    """Plan the conversion of a source folder from its headers and configurations; no weight is read.
+
+    Args:
+        folder: Source pipeline folder.
+        config: Settings of the conversion.
+
+    Returns:
+        The plan, and the pixel model on the meta device.
+
+    Raises:
+        L2PError: As ``convert``.
+    """
+    parts = parts_of(read_index(folder))
+    if "transformer" not in parts:
+        raise _no_transformer(str(folder))
+    class_name = parts["transformer"][1]
+    _require_latent(class_name)
+    family = family_of(class_name)
+    stored = require_complete(folder).get("transformer", {})
+    source_config = read_json(folder / "transformer" / "config.json")
+    empty = load_pixel_class(family.name).from_config_of(
+        source_config,
+        pixel_patch_size=config.patch_size,
+        head_channels=head_channels(config.head),
+        head_feature_norm=config.head_feature_norm,
+    )
+    source_shapes = {key: tensor.shape for key, tensor in stored.items()}
+    return plan_conversion(source_shapes, shapes_of(empty), family=family), empty
+
+
+def _settings(folder: Path, config: ConversionConfig, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return everything that decides the result, for the record and for comparison with an earlier one."""
+    files = sorted(folder.glob("*/*.safetensors"))
+    return {
+        "source_files": {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "fingerprint": fingerprint(path)}
+            for path in files
+        },
+        "patch_size": config.patch_size,
+        "head_channels": list(head_channels(config.head)),
+        "head_feature_norm": config.head_feature_norm,
+        "recipe": config.freezing,
+        "num_blocks": config.num_blocks,
+        "seed": config.seed,
+        "torch_dtype": str(dtype) if dtype is not None else None,
+    }
+
+
+def _outcome(report: ConversionReport) -> dict[str, Any]:
+    share = report.trainable
+    return {
+        "latent2pixel": latent2pixel.__version__,
+        "plan": report.plan.counts(),
+        "trainable": {"parameters": share.num_trainable, "total": share.num_total, "share": round(share.share, 6)},
+    }
+
+
+def _holds_conversion(target: Path, settings: Mapping[str, Any]) -> bool:
+    """Tell whether the folder holds this conversion; False if it is free.
+
+    Raises:
+        OutputFolderError: If it holds anything else.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    record = target / RECORD_NAME
+    found = "a file" if target.is_file() else "other files"
+    if record.is_file():
+        earlier = read_json(record).get("settings", {})
+        differing = [key for key in settings if settings[key] != earlier.get(key)]
+        if not differing:
+            return True
+        found = "a conversion with other " + ", ".join(differing)
+    raise OutputFolderError(
+        f"{target} exists already",
+        found=found,
+        expected="a new or empty folder, or the same conversion",
+        fix="Choose another output folder, or remove this one.",
+    )
+
+
+def _require_latent(class_name: str) -> None:
+    if class_name in PIXEL_CLASSES:
+        raise SourceError(
+            "The source is a pixel model already",
+            found=class_name,
+            expected="a latent diffusion transformer with its VAE",
+            fix="Pass the pipeline that this one was converted from.",
+        )
+
+
+def _no_transformer(found: str) -> UnsupportedFamilyError:
+    return UnsupportedFamilyError(
+        "The pipeline has no transformer",
+        found=found,
+        expected="a text-to-image pipeline around a diffusion transformer",
+        fix="Choose a transformer source; U-Net models such as Stable Diffusion 1.5 and XL cannot be converted.",
+    )

@@ -1,0 +1,1 @@
+"""Training data: prompts, their filter, images made by the source, and what training reads of them."""

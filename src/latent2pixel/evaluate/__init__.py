@@ -1,0 +1,1 @@
+"""Measurements of finished models: what a picture costs."""

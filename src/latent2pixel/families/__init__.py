@@ -1,0 +1,65 @@
+"""Supported source architectures: one module each, listed in one registry."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from latent2pixel.errors import UnsupportedFamilyError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from latent2pixel.families.base import Family
+    from latent2pixel.model.pixel_transformer import PixelTransformerMixin
+
+TRANSFORMERS: dict[str, str] = {
+    "z_image": "ZImageTransformer2DModel",
+}
+"""Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
+
+
+def pixel_class_name(transformer_class_name: str) -> str:
+    """Return the exported name of a pixel class: ``XTransformer2DModel`` -> ``XPixelTransformer2DModel``."""
+    return transformer_class_name.replace("Transformer", "PixelTransformer")
+
+
+PIXEL_CLASSES: dict[str, str] = {pixel_class_name(transformer): name for name, transformer in TRANSFORMERS.items()}
+"""Exported pixel class -> module in this package."""
+
+
+def load_family(name: str) -> "Family":
+    """Import a family by its module name and return it."""
+    return _module(name).FAMILY
+
+
+def load_pixel_class(name: str) -> "type[PixelTransformerMixin]":
+    """Import the pixel class of a family by its module name and return it."""
+    return _module(name).PIXEL_CLASS
+
+
+def family_of(transformer: "str | nn.Module") -> "Family":
+    """Return the family of a transformer, of a pixel transformer, or of the name of such a class.
+
+    Args:
+        transformer: The model, or its class name as in ``model_index.json``.
+
+    Raises:
+        UnsupportedFamilyError: If no module here describes it.
+    """
+    if isinstance(transformer, str):
+        class_names = [transformer]
+    else:
+        class_names = [base.__name__ for base in type(transformer).__mro__]
+    for name, supported in TRANSFORMERS.items():
+        if {supported, pixel_class_name(supported)} & set(class_names):
+            return load_family(name)
+    raise UnsupportedFamilyError(
+        "This transformer is not supported yet",
+        found=class_names[0],
+        expected=", ".join(TRANSFORMERS.values()),
+        fix="Choose a source with one of these transformers, or add a module to latent2pixel/families "
+        "(docs: adding a family).",
+    )
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,23 @@
+"""Flow matching on pixels: the path, its velocity, and the noise levels. Sigma is the only clock: 0 clean, 1 noise."""
+
+from latent2pixel.flow.noise_levels import (
+    sample_logit_normal_sigmas,
+    sample_sigmas,
+    shift_sigma,
+    sigma_schedule,
+    unshift_sigma,
+)
+from latent2pixel.flow.path import MIN_SIGMA, add_noise, clean_from_velocity, velocity, velocity_from_clean
+
+__all__ = [
+    "MIN_SIGMA",
+    "add_noise",
+    "clean_from_velocity",
+    "sample_logit_normal_sigmas",
+    "sample_sigmas",
+    "shift_sigma",
+    "sigma_schedule",
+    "unshift_sigma",
+    "velocity",
+    "velocity_from_clean",
+]

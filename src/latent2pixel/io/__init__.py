@@ -1,0 +1,1 @@
+"""Files: pipeline folders, safetensors headers, folders that appear whole."""

@@ -1,0 +1,89 @@
+"""Folders and files that appear complete or not at all."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from latent2pixel.errors import OutputFolderError
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, quota used up, file size limit."""
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` to write into; it takes the name ``path`` when the block ends well.
+
+    Whatever ends the block early (an error, a full disk, Ctrl-C), nothing stays. What a killed process left under the
+    temporary name is removed first, so two processes must not make the same folder at once.
+
+    Args:
+        path: Folder to make; must not exist, or be empty.
+
+    Raises:
+        OutputFolderError: If the folder cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with _clear_disk_errors(path):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            if path.exists():
+                path.rmdir()
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all; its folder is made if it is missing.
+
+    Raises:
+        OutputFolderError: If the file cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with _clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _clear_disk_errors(path: Path) -> Iterator[None]:
+    """Turn what a user's disk can do to a writer into errors that say so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise _full_disk(path, str(error)) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise OutputFolderError(
+                "The output folder cannot be written",
+                found=str(error),
+                expected=f"write access to {path.parent}",
+                fix="Choose another folder, or change its permissions.",
+            ) from error
+        raise
+    except SafetensorError as error:
+        # safetensors wraps the operating system's error into text: "I/O error: ... (os error 28)"
+        if any(f"os error {number})" in str(error) for number in FULL_DISK):
+            raise _full_disk(path, str(error)) from error
+        raise
+
+
+def _full_disk(path: Path, found: str) -> OutputFolderError:
+    free_gb = shutil.disk_usage(path.parent).free / 1e9
+    return OutputFolderError(
+        "The disk is full; nothing was kept",
+        found=f"{found}, {free_gb:.2f} GB free",
+        expected=f"room for all of it in {path.parent}",
+        fix="Free some space or choose a folder on another disk, then run the same command again.",
+    )

@@ -1,0 +1,250 @@
+"""Pixel transformers: the source's own class with pixel patches in front and a detailer head behind.
+
+Shape letters: B batch, C image channels, D trunk width, H and W image size in pixels, h and w the token grid.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from latent2pixel.errors import GeometryError
+from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
+from latent2pixel.model.initialise import initialise_like_torch
+from latent2pixel.model.trunk import Trunk
+
+IMAGE_CHANNELS = 3
+PIXEL_CONFIG: dict[str, Any] = {
+    "pixel_patch_size": 16,
+    "head_channels": HEAD_CHANNELS["1k"],
+    "head_feature_norm": "none",
+}
+"""Config keys that a pixel transformer adds to its source's, with the published 1K values."""
+
+
+class PixelTransformerMixin(nn.Module):
+    """Everything that pixel transformers of all families share; ``pixel_transformer_class`` joins it with one.
+
+    ``forward`` takes the arguments of the source's ``forward``. The sample may be the source's native one (then the
+    native output comes back, so stock pipelines work) or a plain image (B, 3, H, W) (then an image comes back).
+    """
+
+    trunk: ClassVar[Trunk]
+    config: Mapping[str, Any]
+    dtype: torch.dtype
+    head: DetailerHead
+    _trunk_arguments: ClassVar[tuple[str, ...]]
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell and axis."""
+        return self.config["pixel_patch_size"] // self.trunk.latent_patch
+
+    def forward(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[Any]:
+        """Run the source's trunk on pixel patches and the detailer head on its hidden states.
+
+        Args:
+            *args: As the source's ``forward``.
+            **kwargs: As the source's ``forward``; the sample in native layout or as an image (B, 3, H, W).
+
+        Returns:
+            What the source would return, or an image (B, 3, H, W); ``trunk.sign`` times it is the velocity. Always
+            float32: stock pipelines keep their running sample in the dtype of this output, and a bfloat16 sample costs
+            up to 12 of 255 levels.
+
+        Raises:
+            GeometryError: If the image is no multiple of the patch.
+        """
+        call = dict(zip(self._trunk_arguments, args, strict=False), **kwargs)
+        return_dict = call.pop("return_dict", True)
+        sample = call[self.trunk.sample_argument]
+        is_image = isinstance(sample, Tensor) and sample.ndim == 4 and sample.shape[1] == IMAGE_CHANNELS
+        noisy_BCHW = sample if is_image else self.trunk.read(sample, self.factor)
+        noisy_BCHW = noisy_BCHW.to(self.dtype)
+        grid = self._require_grid(noisy_BCHW)
+        call[self.trunk.sample_argument] = self.trunk.pack(noisy_BCHW, self.factor)
+        output = super().forward(**call, return_dict=False)[0]
+        image_BCHW = self.head(noisy_BCHW, self.trunk.feature(output, grid)).float()
+        result = image_BCHW if is_image else self.trunk.write(image_BCHW, self.factor)
+        return Transformer2DModelOutput(sample=result) if return_dict else (result,)
+
+    def _require_grid(self, noisy_BCHW: Tensor) -> tuple[int, int]:
+        patch = self.config["pixel_patch_size"]
+        height, width = noisy_BCHW.shape[-2:]
+        if height % patch or width % patch:
+            raise GeometryError(
+                "The image does not divide into whole patches",
+                found=f"{height} x {width} px",
+                expected=f"height and width multiples of {patch}",
+                fix=f"Resize or crop the image to a multiple of {patch} px.",
+            )
+        return height // patch, width // patch
+
+    @classmethod
+    def from_config_of(
+        cls,
+        source_config: Mapping[str, Any],
+        *,
+        pixel_patch_size: int = PIXEL_CONFIG["pixel_patch_size"],
+        head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
+        head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
+    ) -> "PixelTransformerMixin":
+        """Build the pixel model of a source's config on the meta device: shapes and names, no memory.
+
+        Args:
+            source_config: Config of the source transformer.
+            pixel_patch_size: Pixels per token and axis.
+            head_channels: Channels per level of the detailer head.
+            head_feature_norm: See ``DetailerHead``.
+
+        Raises:
+            GeometryError: If patch, latent patch and head do not fit together.
+        """
+        require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
+        public = {key: value for key, value in source_config.items() if not key.startswith("_")}
+        config = cls.trunk.pixel_config(public, pixel_patch_size // cls.trunk.latent_patch)
+        with init_empty_weights(include_buffers=False):
+            return cls(
+                **config,
+                pixel_patch_size=pixel_patch_size,
+                head_channels=tuple(head_channels),
+                head_feature_norm=head_feature_norm,
+            )
+
+    @classmethod
+    def from_source(
+        cls,
+        transformer: Any,
+        *,
+        pixel_patch_size: int = PIXEL_CONFIG["pixel_patch_size"],
+        head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
+        head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
+        generator: torch.Generator,
+    ) -> "PixelTransformerMixin":
+        """Turn a loaded source into a pixel model without copying it: kept tensors share the source's storage.
+
+        Args:
+            transformer: The source, a model of ``trunk.transformer_class``; its device and dtype are taken over.
+            pixel_patch_size: Pixels per token and axis.
+            head_channels: Channels per level of the detailer head.
+            head_feature_norm: See ``DetailerHead``.
+            generator: CPU generator from which the new parts are drawn; the global random state stays untouched.
+
+        Raises:
+            GeometryError: If patch, latent patch and head do not fit together.
+            RuntimeError: If source and pixel model differ outside the declared parts; ``convert.plan_conversion``
+                says so in a user's words first.
+        """
+        model = cls.from_config_of(
+            transformer.config,
+            pixel_patch_size=pixel_patch_size,
+            head_channels=head_channels,
+            head_feature_norm=head_feature_norm,
+        )
+        for name in cls.trunk.new_parts:
+            part = model.get_submodule(name).to_empty(device="cpu")
+            initialise_like_torch(part, generator=generator)
+            part.to(device=transformer.device, dtype=transformer.dtype)
+        dropped = (*cls.trunk.tail, *cls.trunk.new_parts)
+        state = {key: value for key, value in transformer.state_dict().items() if not is_under(key, dropped)}
+        state |= {key: value for key, value in model.state_dict().items() if is_under(key, cls.trunk.new_parts)}
+        model.load_state_dict(state, strict=True, assign=True)
+        return model.train(transformer.training)
+
+
+def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[PixelTransformerMixin]:
+    """Make the pixel class of a family: a subclass of the source's own class.
+
+    Args:
+        trunk: The family's answers; its ``transformer_class`` is the base.
+        name: Name of the new class, as written to ``config.json`` and ``model_index.json``.
+        module: Module that exports it; diffusers looks the class up there when it loads a saved pipeline.
+
+    Returns:
+        A class whose init takes the base's arguments and those of ``PIXEL_CONFIG``.
+    """
+    base: Any = trunk.transformer_class
+    signature = inspect.signature(base.__init__)
+    extra = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=PIXEL_CONFIG[key]) for key in PIXEL_CONFIG]
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        own = {key: kwargs.pop(key, default) for key, default in PIXEL_CONFIG.items()}
+        base.__init__(self, *args, **kwargs)
+        self.register_to_config(**own)  # the base's init registered only its own keys
+        channels = tuple(own["head_channels"])
+        require_patch(own["pixel_patch_size"], latent_patch=trunk.latent_patch, num_head_levels=len(channels))
+        trunk.strip_tail(self)
+        self.head = DetailerHead(trunk.width(self), channels=channels, feature_norm=own["head_feature_norm"])
+
+    # ConfigMixin reads the accepted config keys from the signature.
+    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
+    arguments = tuple(key for key in inspect.signature(base.forward).parameters if key != "self")
+    body = {
+        "__init__": register_to_config(__init__),
+        "__doc__": f"{base.__name__} on pixels: pixel patches in, detailer head out.",
+        "__module__": module,
+        "trunk": trunk,
+        "_trunk_arguments": arguments,
+    }
+    return type(name, (PixelTransformerMixin, base), body)
+
+
+def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: int) -> None:
+    """Check that a pixel patch fits the trunk's own patch and the head.
+
+    The codec folds by a power of two, and a head of n levels has its bottleneck at 1 / 2**n: one feature per token
+    needs ``2**n == patch``; a larger patch upsamples the features; a smaller one cannot be served.
+
+    Raises:
+        GeometryError: If one of these does not hold.
+    """
+    factor, rest = divmod(pixel_patch_size, latent_patch)
+    if rest or factor < 1 or factor & (factor - 1):
+        raise GeometryError(
+            "The patch size does not fit the source's transformer",
+            found=f"patch size {pixel_patch_size}, latent patch {latent_patch}",
+            expected=f"{latent_patch} times a power of two: {', '.join(str(latent_patch << n) for n in range(2, 7))}",
+            fix="Choose 16 for images of about 1024 px, 64 for 4096 px.",
+        )
+    if pixel_patch_size % 2**num_head_levels:
+        raise GeometryError(
+            "The detailer head is deeper than the patch allows",
+            found=f"{num_head_levels} levels (bottleneck at 1/{2**num_head_levels}), patch size {pixel_patch_size}",
+            expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
+            fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
+        )
+
+
+def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+    """Ask a pixel model of any family for the velocity at a noise level.
+
+    Args:
+        model: Pixel transformer, also inside DistributedDataParallel or torch.compile.
+        noisy_BCHW: Image at noise level sigma, any float dtype.
+        sigma_B: Noise level in [0, 1], 1 is noise.
+        conditioning: The trunk's other arguments, as ``Family.collate`` returns them.
+
+    Returns:
+        velocity_BCHW, float32: ``eps - x0``, towards noise.
+    """
+    trunk = unwrapped(model).trunk
+    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    return trunk.sign * model(**call, **conditioning, return_dict=False)[0]
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """Return the pixel transformer inside DistributedDataParallel and torch.compile wrappers, or the model itself."""
+    inner: Any = model
+    while not isinstance(inner, PixelTransformerMixin):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    return inner
+
+
+def is_under(key: str, prefixes: tuple[str, ...]) -> bool:
+    """Tell whether a state-dict key belongs to one of the named modules or parameters."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)

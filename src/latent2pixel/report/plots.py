@@ -1,0 +1,106 @@
+"""The report's curves as inline SVG whose colours come from the page, so that they follow light and dark."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, ACCENT, REFERENCE, GRID = "#010101", "#020202", "#030303", "#040404"
+"""Stand-ins that matplotlib draws with; ``_to_page`` puts the page's own colours in their place."""
+_PAGE_COLORS = {INK: "var(--soft)", ACCENT: "var(--accent)", REFERENCE: "var(--source)", GRID: "var(--line)"}
+FIGURE_INCHES = (5.4, 3.0)
+"""Two of them side by side fill the page's width at about their own size: text is then as large as the page's."""
+NUM_BINS = 60
+"""Points of the smoothed loss: few enough for a calm line, enough to show a spike of one sixtieth of the run."""
+
+
+def loss_plot(loss_curve: Sequence[tuple[int, float]]) -> str:
+    """Return the loss against steps as ``<svg>``: every step faint, means of 60 equal stretches as a line."""
+    steps, losses = np.asarray(loss_curve, np.float64).T
+
+    def draw(axes: "Axes") -> None:
+        axes.plot(steps, losses, color=ACCENT, linewidth=0.7, alpha=0.25)
+        groups = np.array_split(np.arange(len(steps)), min(NUM_BINS, len(steps)))
+        axes.plot(
+            [steps[group].mean() for group in groups],
+            [losses[group].mean() for group in groups],
+            color=ACCENT,
+            linewidth=2.0,
+        )
+        # The first steps are far off; the range that matters to the eye is the rest.
+        low, high = losses.min(), max(np.percentile(losses, 99), losses[-1])
+        margin = 0.06 * (high - low) or 0.01
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_ylabel("training loss")
+
+    return _svg(draw, name="loss")
+
+
+def score_plot(score_curve: Sequence[tuple[int, float, float]], *, source_score: float, chance: float) -> str:
+    """Return the score against steps as ``<svg>``, with its error band, the source's score and chance."""
+    steps, scores, errors = np.asarray(score_curve, np.float64).T
+
+    def draw(axes: "Axes") -> None:
+        errors_or_0 = np.nan_to_num(errors)
+        axes.axhline(source_score, color=REFERENCE, linewidth=1.4, linestyle=(0, (5, 3)))
+        axes.axhline(chance, color=INK, linewidth=1.1, linestyle=(0, (1, 2)))
+        axes.fill_between(steps, scores - errors_or_0, scores + errors_or_0, color=ACCENT, alpha=0.18, linewidth=0)
+        axes.plot(steps, scores, color=ACCENT, linewidth=2.0, marker="o", markersize=4)
+        for height, text, color in ((source_score, "source", REFERENCE), (chance, "chance", INK)):
+            axes.annotate(
+                text, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+                ha="right", color=color,
+            )  # fmt: skip
+        axes.set_ylim(0, min(1.05, 1.25 * max(source_score, *(scores + errors_or_0), chance)))
+        axes.set_ylabel("score")
+
+    return _svg(draw, name="score")
+
+
+def _svg(draw: Callable[["Axes"], None], *, name: str) -> str:
+    """Return what ``draw`` puts on a pair of axes as ``<svg>``; equal drawings give equal text."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # Text stays text, in the page's font; a fixed salt keeps the ids the same in every run.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "font.family": "DejaVu Sans"}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        axes.set_xlabel("training step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, colors=INK)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(INK)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True)
+    return _to_page(text.getvalue(), name=name)
+
+
+def _to_page(svg: str, *, name: str) -> str:
+    """Turn matplotlib's SVG document into an element of the page.
+
+    HTML needs neither the XML head nor namespaces, ids must not clash with those of another plot, and matplotlib's own
+    ``<style>`` would apply to the whole page.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (xmlns|xmlns:xlink|version|width|height)="[^"]*"', "", svg, count=5)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    for stand_in, page_color in _PAGE_COLORS.items():
+        svg = svg.replace(stand_in, page_color)
+    return svg.replace("<svg", '<svg role="img" stroke-linejoin="round"', 1)

@@ -1,0 +1,92 @@
+"""Settings of one transfer training; the defaults are the paper's."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from latent2pixel.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that, next to the model and the images, decides a run.
+
+    Source:
+        L2P (arXiv 2605.12013), section 3.3 and table 3, where a field names no other.
+    """
+
+    steps: int = 20_000
+    """Optimiser steps; a run started again goes on to this number."""
+    batch_size: int = 8
+    """Images a step, over all processes."""
+    image_size_px: int = 1024
+    """Width and height of the training images, a multiple of the patch size."""
+    learning_rate: float = 5e-5
+    """AdamW's rate after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay."""
+    adam_beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    adam_beta2: float = 0.999
+    """Decay of the gradient's square."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises from zero; the paper names none."""
+    cooldown_steps: int = 0
+    """Last steps, over which the rate falls to zero; the paper names none."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    freezing: Literal["paper", "released"] = "paper"
+    """Which parameters train, see ``model/freezing.py``."""
+    num_blocks: int = 5
+    """Blocks that train at each end of the trunk."""
+    shift: float | None = None
+    """Noise shift of the drawn noise levels; none means the shift of the model's own scheduler."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the empty one, for classifier-free guidance; the paper names none."""
+    fixed_noise: bool = False
+    """Give every image one noise for all steps, as the released code does; else noise is drawn afresh."""
+    ema_decay: float = 0.0
+    """Decay of averaged weights, which are then the ones that are saved; 0 keeps no average."""
+    precision: Literal["no", "bf16"] = "bf16"
+    """Autocast of the forward pass; trainable weights and AdamW stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    seed: int = 0
+    """Seed of data order, noise, noise levels and dropout."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    validate_every: int = 500
+    """Steps between two validation grids; 0 makes none."""
+    validation_images: int = 8
+    """Pictures in a validation grid, of the first prompts of the data."""
+    validation_steps: int = 30
+    """Euler steps of a validation picture."""
+    validation_guidance: float = 2.0
+    """The pipeline's guidance for validation pictures."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        positive = ("steps", "batch_size", "image_size_px", "checkpoint_every", "keep_checkpoints", "learning_rate")
+        for key in positive:
+            if getattr(self, key) <= 0:
+                raise _out_of_range(key, getattr(self, key), "a number above 0")
+        for key in ("caption_dropout", "ema_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise _out_of_range(key, getattr(self, key), "a share from 0 up to, but not including, 1")
+        if self.warmup_steps + self.cooldown_steps > self.steps:
+            total = self.warmup_steps + self.cooldown_steps
+            raise _out_of_range("warmup_steps + cooldown_steps", total, f"at most steps = {self.steps}")
+
+
+def _out_of_range(key: str, found: object, expected: str) -> ConfigError:
+    return ConfigError(
+        f"The training setting {key} is out of range",
+        found=found,
+        expected=expected,
+        fix="Change it with --set KEY=VALUE or in the YAML file.",
+    )

@@ -1,0 +1,125 @@
+"""One training step as pure functions: what is drawn, and what it costs.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+
+from latent2pixel.flow import add_noise, sample_sigmas, velocity
+from latent2pixel.model.pixel_transformer import predict_velocity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The random part of one step."""
+
+    noise_BCHW: Tensor
+    """Standard normal, float32."""
+    sigma_B: Tensor
+    """Noise levels in [0, 1], float32."""
+    dropped_B: Tensor
+    """True where the caption is replaced by the empty one."""
+
+    def to(self, device: torch.device) -> "Draw":
+        """Return the same draw on another device."""
+        return Draw(
+            noise_BCHW=self.noise_BCHW.to(device),
+            sigma_B=self.sigma_B.to(device),
+            dropped_B=self.dropped_B.to(device),
+        )
+
+
+def step_generator(seed: int, *counters: int) -> torch.Generator:
+    """Return a generator that depends on the seed and on counters alone.
+
+    Randomness that is a function of the step, not of what ran before it, needs no saving: a killed run that starts
+    again draws the same numbers.
+
+    Args:
+        seed: Seed of the run.
+        counters: Such as step and process rank; each below 2**20.
+    """
+    mixed = seed
+    for counter in counters:
+        # 6364136223846793005 is Knuth's multiplier for 64-bit linear congruential generators (MMIX).
+        mixed = (mixed * 6364136223846793005 + counter + 1) % 2**63
+    return torch.Generator().manual_seed(mixed)
+
+
+def draw(
+    shape: tuple[int, int, int, int],
+    *,
+    shift: float,
+    caption_dropout: float,
+    generator: torch.Generator,
+    noise_seeds: list[int] | None = None,
+) -> Draw:
+    """Draw noise, noise levels and dropped captions for one batch.
+
+    Args:
+        shape: (B, C, H, W) of the images.
+        shift: Noise shift of the levels.
+        caption_dropout: Share of dropped captions.
+        generator: CPU generator.
+        noise_seeds: One seed an image, for noise that stays the same over the whole run.
+    """
+    sigma_B = sample_sigmas(shape[0], shift=shift, generator=generator)
+    dropped_B = torch.rand(shape[0], generator=generator) < caption_dropout
+    if noise_seeds is None:
+        noise_BCHW = torch.randn(shape, generator=generator)
+    else:
+        noise_BCHW = torch.stack(
+            [torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in noise_seeds]
+        )
+    return Draw(noise_BCHW=noise_BCHW, sigma_B=sigma_B, dropped_B=dropped_B)
+
+
+def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioning: Mapping[str, Any]) -> Tensor:
+    """Return the flow matching loss of the pixel model on a batch.
+
+    Args:
+        model: Pixel transformer of any family.
+        images_BCHW: Source-made pixels in [-1, 1].
+        drawn: Noise and noise levels, on the images' device.
+        conditioning: The trunk's conditioning arguments, from ``Family.collate``.
+
+    Returns:
+        Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar.
+
+    Source:
+        L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted.
+    """
+    noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, drawn.sigma_B)
+    predicted_BCHW = predict_velocity(model, noisy_BCHW, drawn.sigma_B, conditioning)
+    return F.mse_loss(predicted_BCHW, velocity(images_BCHW, drawn.noise_BCHW))
+
+
+def learning_rate_at(step: int, *, peak: float, steps: int, warmup_steps: int, cooldown_steps: int) -> float:
+    """Return the learning rate of a step: linear up, constant, linear down to zero after the last step."""
+    rise = (step + 1) / warmup_steps if warmup_steps else 1.0
+    fall = (steps - step) / cooldown_steps if cooldown_steps else 1.0
+    return peak * min(1.0, rise, fall)
+
+
+def batch_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> list[int]:
+    """Return which images a step sees: every epoch is a fresh permutation, batches run on across its end.
+
+    Args:
+        step: Step, counted from 0.
+        num_images: Size of the data.
+        batch_size: Images a step, over all processes.
+        seed: Seed of the run.
+    """
+    chosen: list[int] = []
+    position = step * batch_size
+    while len(chosen) < batch_size:
+        epoch, offset = divmod(position + len(chosen), num_images)
+        order = torch.randperm(num_images, generator=step_generator(seed, epoch))
+        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
+    return chosen

@@ -1,0 +1,275 @@
+"""The training loop of the transfer: the only one.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers import DiffusionPipeline
+from diffusers.training_utils import EMAModel, cast_training_params
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from latent2pixel.errors import StateError
+from latent2pixel.families import family_of
+from latent2pixel.model import freezing
+from latent2pixel.model.pixel_transformer import unwrapped
+from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
+from latent2pixel.train.config import TrainConfig
+from latent2pixel.train.step import batch_indices, draw, learning_rate_at, step_generator, transfer_loss
+
+logger = logging.getLogger(__name__)
+
+EncodedPrompts = Callable[[str], dict[str, Tensor]]
+"""From a prompt to its cached embeddings, as the family's ``encode`` made them."""
+Validate = Callable[[int, DiffusionPipeline], None]
+"""Called with the step and the pipeline, which holds the averaged weights if the run keeps any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What a finished run did."""
+
+    steps: int
+    seconds: float
+    """Training time without validation, over all starts of the run."""
+    losses: list[tuple[int, float]]
+    """Step and loss of every step."""
+    share: freezing.TrainableShare
+
+
+def train(
+    pipe: DiffusionPipeline,
+    dataset: Dataset,
+    encoded: EncodedPrompts,
+    *,
+    out: Path,
+    config: TrainConfig,
+    validate: Validate | None = None,
+) -> TrainReport:
+    """Train the shallow parts of a converted pipeline, or go on where a stopped run left off.
+
+    Args:
+        pipe: Converted pipeline; its transformer is trained in place.
+        dataset: Items {"image": (3, H, W) in [-1, 1], "prompt": str, "seed": int}.
+        encoded: Embeddings of every prompt of the data and of the family's empty prompt.
+        out: Run folder: checkpoints, ``losses.jsonl``, tensorboard logs.
+        config: The run's settings.
+        validate: Called every ``validate_every`` steps and at the end.
+
+    Raises:
+        CheckpointError: A checkpoint is damaged or of another run.
+        StateError: The run folder is already beyond ``config.steps``.
+    """
+    run = _Run(pipe, dataset, encoded, out=out, config=config)
+    run.resume()
+    run.loop(validate)
+    run.show_average()
+    return TrainReport(steps=run.step, seconds=run.seconds, losses=run.losses(), share=run.share)
+
+
+class _Run:
+    """State of one training run."""
+
+    def __init__(
+        self, pipe: DiffusionPipeline, dataset: Any, encoded: EncodedPrompts, *, out: Path, config: TrainConfig
+    ) -> None:
+        self.pipe, self.dataset, self.encoded, self.out, self.config = pipe, dataset, encoded, out, config
+        self.family = family_of(pipe.transformer)
+        self.shift = config.shift if config.shift is not None else self.family.shift(pipe.scheduler)
+        names = freezing.trainable_names(pipe.transformer, preset=config.freezing, num_blocks=config.num_blocks)
+        freezing.freeze_all_but(pipe.transformer, names)
+        self.share = freezing.describe(pipe.transformer, names)
+        cast_training_params(pipe.transformer)
+        if config.gradient_checkpointing:
+            pipe.transformer.enable_gradient_checkpointing()
+        # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
+        )
+        self.trainable = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(
+            self.trainable.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+        self.model, self.optimizer = self.accelerator.prepare(pipe.transformer, optimizer)
+        self.average = EMAModel(self.trainable.values(), decay=config.ema_decay) if config.ema_decay else None
+        self.step, self.seconds = 0, 0.0
+
+    def resume(self) -> None:
+        """Load the newest checkpoint, if there is one, and forget the losses behind it."""
+        shapes = {name: parameter.shape for name, parameter in self.trainable.items()}
+        saved = load_newest_checkpoint(self.out / "checkpoints", shapes)
+        if saved is not None:
+            if saved.step > self.config.steps:
+                raise StateError(
+                    "the run has already gone further than asked",
+                    found=f"a checkpoint of step {saved.step} in {self.out}",
+                    expected=f"at most step {self.config.steps}",
+                    fix="ask for more steps, or choose another output folder",
+                )
+            with torch.no_grad():
+                for name, parameter in self.trainable.items():
+                    parameter.copy_(saved.trainable[name])
+            self.optimizer.load_state_dict(saved.optimizer)
+            self.step, self.seconds = saved.step, saved.seconds
+            if self.average is not None and saved.average is not None:
+                self.average.shadow_params = [saved.average[name].to(p.device) for name, p in self.trainable.items()]
+                self.average.optimization_step = saved.step
+            logger.info("going on from step %d", self.step)
+        if self.accelerator.is_main_process:
+            kept = [line for line in self._loss_lines() if json.loads(line)["step"] <= self.step]
+            self._loss_path.parent.mkdir(parents=True, exist_ok=True)
+            self._loss_path.write_text("".join(line + "\n" for line in kept))
+
+    def loop(self, validate: Validate | None) -> None:
+        """Train up to the last step."""
+        config = self.config
+        self.accelerator.init_trackers("tensorboard")
+        self.model.train()
+        bar = tqdm(
+            initial=self.step,
+            total=config.steps,
+            desc="train",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        started = time.monotonic() - self.seconds
+        while self.step < config.steps:
+            loss = self._train_step()
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            self._log(loss, bar)
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self._save()
+            due = config.validate_every and self.step % config.validate_every == 0
+            if validate is not None and (due or self.step == config.steps) and self.accelerator.is_main_process:
+                self._validate(validate)
+                started = time.monotonic() - self.seconds
+        bar.close()
+        self.accelerator.end_training()
+
+    def show_average(self) -> None:
+        """Leave the averaged weights in the pipeline, if the run keeps any."""
+        if self.average is not None:
+            self.average.copy_to(self.trainable.values())
+        self.pipe.transformer = unwrapped(self.model).eval()
+
+    def losses(self) -> list[tuple[int, float]]:
+        """Return step and loss of every step of the run."""
+        return [(line["step"], line["loss"]) for line in map(json.loads, self._loss_lines())]
+
+    def _train_step(self) -> float:
+        """Do one optimiser step and return the mean loss over all processes."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(
+                self.step,
+                peak=config.learning_rate,
+                steps=config.steps,
+                warmup_steps=config.warmup_steps,
+                cooldown_steps=config.cooldown_steps,
+            )
+        loss = self._loss()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.trainable.values(), config.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.step(self.trainable.values())
+        return self.accelerator.gather(loss.detach()).mean().item()
+
+    def _loss(self) -> Tensor:
+        """Return the loss of this process's share of the step's batch."""
+        config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        indices = batch_indices(
+            self.step, num_images=len(self.dataset), batch_size=config.batch_size, seed=config.seed
+        )[rank::world]
+        items = [self.dataset[index] for index in indices]
+        images_BCHW = torch.stack([item["image"] for item in items])
+        drawn = draw(
+            tuple(images_BCHW.shape),  # type: ignore[arg-type]
+            shift=self.shift,
+            caption_dropout=config.caption_dropout,
+            generator=step_generator(config.seed, self.step, rank),
+            noise_seeds=[item["seed"] for item in items] if config.fixed_noise else None,
+        ).to(self.accelerator.device)
+        prompts = [
+            self.family.null_prompt if dropped else item["prompt"]
+            for item, dropped in zip(items, drawn.dropped_B.tolist(), strict=True)
+        ]
+        conditioning = self.family.collate(
+            [self.encoded(prompt) for prompt in prompts],
+            device=self.accelerator.device,
+            dtype=unwrapped(self.model).dtype,
+        )
+        return transfer_loss(self.model, images_BCHW.to(self.accelerator.device), drawn, conditioning)
+
+    def _log(self, loss: float, bar: tqdm) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self._loss_path.open("a") as file:
+            file.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.accelerator.log({"loss": loss, "learning_rate": rate}, step=self.step)
+        bar.update()
+        speed = self.step * self.config.batch_size / max(self.seconds, 1e-9)
+        bar.set_postfix({"loss": f"{loss:.4f}", "images/s": f"{speed:.1f}"}, refresh=False)
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        average = None
+        if self.average is not None:
+            average = dict(zip(self.trainable, self.average.shadow_params, strict=True))
+        save_checkpoint(
+            self.out / "checkpoints",
+            Checkpoint(
+                step=self.step,
+                seconds=self.seconds,
+                trainable={name: parameter.detach() for name, parameter in self.trainable.items()},
+                average=average,
+                optimizer=self.optimizer.state_dict(),
+            ),
+            keep=self.config.keep_checkpoints,
+        )
+
+    def _validate(self, validate: Validate) -> None:
+        """Show the pipeline with averaged weights to the caller, then put the trained ones back."""
+        self.model.eval()
+        if self.average is not None:
+            self.average.store(self.trainable.values())
+            self.average.copy_to(self.trainable.values())
+        validate(self.step, self.pipe)
+        if self.average is not None:
+            self.average.restore(self.trainable.values())
+        self.model.train()
+
+    @property
+    def _loss_path(self) -> Path:
+        return self.out / "losses.jsonl"
+
+    def _loss_lines(self) -> list[str]:
+        return self._loss_path.read_text().splitlines() if self._loss_path.exists() else []
+
+
+def trainable_summary(share: freezing.TrainableShare, model: nn.Module, config: TrainConfig) -> str:
+    """Return the lines that are printed before training starts: what trains, by preset and number of blocks."""
+    return (
+        f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}): "
+        f"preset '{config.freezing}', {config.num_blocks} + {config.num_blocks} blocks of {type(model).__name__}"
+    )

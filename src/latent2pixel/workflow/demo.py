@@ -1,0 +1,345 @@
+"""The whole paper in miniature: prompts, source images, conversion, training, sampling, scoring, one report.
+
+Every stage leaves a finished folder or file behind: the same call again goes on with the first that is missing.
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from latent2pixel.config import dump_yaml, load_yaml
+from latent2pixel.convert import convert
+from latent2pixel.data.judge import audit
+from latent2pixel.data.prompts import Prompt
+from latent2pixel.data.synthesize import synthesize
+from latent2pixel.errors import StateError
+from latent2pixel.evaluate.cost import measure_cost
+from latent2pixel.generate import load_pipeline
+from latent2pixel.io.images import image_grid, load_image, save_image
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
+from latent2pixel.io.records import read_records
+from latent2pixel.recipes import Recipe, miniature, require_recipe
+from latent2pixel.report.content import CostRow, ImagePair, ReportContent, Stage
+from latent2pixel.report.html import write_report
+from latent2pixel.workflow.demo_config import DemoConfig
+from latent2pixel.workflow.transfer import TransferReport, transfer
+from latent2pixel.world.captions import TASKS, captions, heldout_captions
+from latent2pixel.world.levels import require_level
+from latent2pixel.world.score import Score, score_folder, score_images
+from latent2pixel.world.source_model import SHIPPED_SOURCE
+
+logger = logging.getLogger(__name__)
+
+NUM_SHOWN = 12
+"""Pictures of the first look, and pairs in the report."""
+NUM_CURVE_POINTS = 4
+"""Points of the score curve."""
+CURVE_CAPTIONS = 60
+"""Held-out captions behind one point of the score curve: an error of about 0.06 for a few seconds of sampling."""
+SAMPLING_BATCH = 60
+COST_SIZES_PX = (64, 128, 256)
+"""Sizes at which latency and memory are measured; weights do not matter for either."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a demo found."""
+
+    source_score: Score
+    pixel_score: Score
+    retention: float
+    """Pixel score over source score."""
+    retention_error: float
+    """Its standard error, from the two scores' errors taken as independent."""
+    minutes: float
+    """Time of all stages, over all calls."""
+    steps: int
+    report: Path
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+        return asdict(self) | {"report": str(self.report)}
+
+
+def run_demo(out: Path, *, config: DemoConfig, announce: Callable[[str], None] = logger.info) -> DemoResult:
+    """Run the transfer end to end, or go on where an earlier call stopped.
+
+    Args:
+        out: Folder of all results; the report is ``report.html`` in it.
+        config: Settings.
+        announce: Takes one line for each stage.
+
+    Raises:
+        StateError: The folder belongs to a demo with other settings.
+        L2PError: The source or a file in the folder cannot be used.
+    """
+    return _Demo(out, config, announce).run()
+
+
+class _Demo:
+    """One demo and the folder it fills."""
+
+    def __init__(self, out: Path, config: DemoConfig, announce: Callable[[str], None]) -> None:
+        self.out, self.config, self.announce = out, config, announce
+        self.level = require_level(config.level)
+        self.source = SHIPPED_SOURCE if config.source == "shipped" else find_pipeline_folder(config.source)
+        recipe = require_recipe(config.recipe)
+        self.recipe: Recipe = miniature(recipe) if config.source == "shipped" else recipe
+        self._claim()
+
+    def run(self) -> DemoResult:
+        self._stage("first look", self._first_look)
+        self._stage("source images", self._source_images)
+        self._stage("convert", self._convert)
+        transferred = self._stage("train", self._train)
+        self._stage("sample", self._sample_heldout)
+        costs = self._stage("cost", self._costs)
+        return self._report(transferred, costs)
+
+    def _claim(self) -> None:
+        """Write ``demo.yaml``, or check that the folder's own is the same."""
+        path = self.out / "demo.yaml"
+        if path.exists():
+            before, now = load_yaml(path), asdict(self.config)
+            if differing := sorted(key for key in now if before.get(key) != now[key]):
+                raise StateError(
+                    "The folder holds a demo with other settings",
+                    found=", ".join(f"{key} = {now[key]}" for key in differing),
+                    expected=", ".join(f"{key} = {before.get(key)}" for key in differing),
+                    fix="Repeat the earlier settings to go on, or choose another folder with --out.",
+                )
+        self.out.mkdir(parents=True, exist_ok=True)
+        dump_yaml(self.config, path)
+
+    def _stage(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do one stage and add its time to ``stages.json``."""
+        self.announce(name)
+        started = time.monotonic()
+        result = work()
+        seconds = self._stages()
+        seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
+        (self.out / "stages.json").write_text(json.dumps(seconds))
+        return result
+
+    def _stages(self) -> dict[str, float]:
+        path = self.out / "stages.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _prompts(self) -> list[Prompt]:
+        """Return training captions that pass the filter, an equal number of each task."""
+        generator = np.random.default_rng(self.config.seed)
+        drawn = []
+        for task in TASKS:
+            pool = captions(self.level, task, "train")
+            num = min(len(pool), math.ceil(self.config.num_prompts / len(TASKS)))
+            drawn += [pool[index] for index in generator.choice(len(pool), num, replace=False)]
+        prompts = [
+            Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
+            for index, caption in enumerate(drawn)
+        ]
+        judged = audit(prompts)
+        self.announce(f"{len(judged.kept)} prompts kept, {len(judged.rejected)} rejected by the filter")
+        return judged.kept
+
+    def _heldout_prompts(self) -> list[Prompt]:
+        wanted = heldout_captions(self.level, self.config.num_captions, seed=self.config.seed)
+        return [
+            Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
+            for index, caption in enumerate(wanted)
+        ]
+
+    def _synthesize(self, pipe: DiffusionPipeline, prompts: list[Prompt], folder: Path, seeds: int) -> None:
+        synthesize(
+            pipe,
+            prompts,
+            folder,
+            seeds_per_prompt=seeds,
+            image_size_px=self.config.image_size_px,
+            num_steps=self.config.num_steps,
+            guidance_scale=self.config.guidance_scale,
+            batch_size=SAMPLING_BATCH,
+            seed=self.config.seed,
+        )
+
+    def _open_source(self) -> DiffusionPipeline:
+        pipe = open_pipeline(find_pipeline_folder(self.source), dtype=self._dtype())
+        return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _dtype(self) -> torch.dtype | None:
+        """Return float32 for the miniature: on most CPUs bfloat16 is slower. None keeps the source's own."""
+        return torch.float32 if self.config.source == "shipped" else None
+
+    def _first_look(self) -> None:
+        """Sample a few held-out captions and save them as one picture: something to see within a minute."""
+        path = self.out / "first-look.png"
+        if path.exists():
+            return
+        folder = self.out / "first-look"
+        self._synthesize(self._open_source(), self._heldout_prompts()[:NUM_SHOWN], folder, seeds=1)
+        images = [load_image(file) for file in sorted(folder.glob("shard-*/*.png"))]
+        save_image(path, image_grid(images, columns=6))
+        self.announce(f"images of the source: {path}")
+
+    def _source_images(self) -> None:
+        pipe = self._open_source()
+        self._synthesize(pipe, self._heldout_prompts(), self.out / "source-heldout", seeds=2)
+        self._synthesize(pipe, self._prompts(), self.out / "images", seeds=self.config.seeds_per_prompt)
+
+    def _convert(self) -> None:
+        settings = self.recipe.conversion
+        report = convert(
+            self.source,
+            self.out / "converted",
+            patch_size=settings.patch_size,
+            recipe=settings.freezing,
+            head=settings.head,
+            head_feature_norm=settings.head_feature_norm,
+            num_blocks=settings.num_blocks,
+            seed=self.config.seed,
+            torch_dtype=self._dtype(),
+        )
+        self.announce(report.plan.describe())
+
+    def _train(self) -> TransferReport:
+        settings = replace(
+            self.recipe.training,
+            steps=self.config.steps,
+            warmup_steps=min(self.recipe.training.warmup_steps, self.config.steps // 10),
+            cooldown_steps=self.config.steps * 3 // 10,
+            validate_every=max(self.config.steps // NUM_CURVE_POINTS, 1),
+            image_size_px=self.config.image_size_px,
+            seed=self.config.seed,
+            validation_guidance=self.config.guidance_scale,
+            validation_steps=self.config.num_steps,
+        )
+        return transfer(
+            self.out / "converted",
+            self.out / "images",
+            self.out / "train",
+            config=settings,
+            on_validate=self._score_curve_point,
+            announce=self.announce,
+        )
+
+    def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> None:
+        wanted = heldout_captions(self.level, CURVE_CAPTIONS, seed=self.config.seed + 1)
+        pictures = pipe(
+            prompt=[caption.text for caption in wanted],
+            height=self.config.image_size_px,
+            width=self.config.image_size_px,
+            num_inference_steps=self.config.num_steps,
+            guidance_scale=self.config.guidance_scale,
+            generator=torch.Generator().manual_seed(self.config.seed),
+        ).images
+        score = score_images([np.asarray(picture) for picture in pictures], wanted)
+        self.announce(f"step {step}: score {score}")
+        points = {line["step"]: line for line in self._score_curve()}
+        points[step] = {"step": step, "score": score.score, "standard_error": score.standard_error}
+        (self.out / "score-curve.json").write_text(json.dumps(list(points.values())))
+
+    def _score_curve(self) -> list[dict[str, Any]]:
+        path = self.out / "score-curve.json"
+        return json.loads(path.read_text()) if path.exists() else []
+
+    def _sample_heldout(self) -> None:
+        pipe = load_pipeline(self.out / "train" / "model")
+        self._synthesize(pipe, self._heldout_prompts(), self.out / "pixel-heldout", seeds=2)
+
+    def _costs(self) -> list[CostRow]:
+        path = self.out / "costs.json"
+        if not path.exists():
+            rows = []
+            for model, folder in (("source", self.source), ("pixel", self.out / "train" / "model")):
+                for figures in measure_cost(folder, sizes_px=COST_SIZES_PX, num_steps=4, seed=self.config.seed):
+                    rows.append({"model": model, **asdict(figures)})
+            path.write_text(json.dumps(rows))
+        return [CostRow(**row) for row in json.loads(path.read_text())]
+
+    def _report(self, transferred: TransferReport, costs: list[CostRow]) -> DemoResult:
+        source_score = score_folder(self.out / "source-heldout", self.level)
+        pixel_score = score_folder(self.out / "pixel-heldout", self.level)
+        retention, error = retention_of(pixel_score, source_score)
+        stages = self._stages()
+        content = ReportContent(
+            title="Latent to pixel, in miniature",
+            source_name=self.config.source,
+            pairs=self._pairs(),
+            source_score=source_score.as_record(),
+            pixel_score=pixel_score.as_record(),
+            retention=retention,
+            retention_error=error,
+            loss_curve=transferred.training.losses,
+            score_curve=[(point["step"], point["score"], point["standard_error"]) for point in self._score_curve()],
+            stages=[Stage(name=name, seconds=seconds) for name, seconds in stages.items()],
+            costs=costs,
+            facts=self._facts(transferred),
+        )
+        path = self.out / "report.html"
+        write_report(content, path)
+        return DemoResult(
+            source_score=source_score,
+            pixel_score=pixel_score,
+            retention=retention,
+            retention_error=error,
+            minutes=sum(stages.values()) / 60,
+            steps=transferred.training.steps,
+            report=path,
+        )
+
+    def _pairs(self) -> list[ImagePair]:
+        """Return source and pixel image of the first captions, made from the same seeds."""
+        pairs = []
+        for source, pixel in zip(
+            self._first_records("source-heldout"), self._first_records("pixel-heldout"), strict=True
+        ):
+            pairs.append(ImagePair(caption=source[0], source=source[1], pixel=pixel[1]))
+        return pairs
+
+    def _first_records(self, name: str) -> list[tuple[str, np.ndarray]]:
+        found: dict[str, np.ndarray] = {}
+        for file in sorted((self.out / name).glob("shard-*/metadata.jsonl")):
+            for record in read_records(file):
+                if record["prompt"] not in found and len(found) < NUM_SHOWN:
+                    image = load_image(file.parent / record["file_name"])
+                    found[record["prompt"]] = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        return list(found.items())
+
+    def _facts(self, transferred: TransferReport) -> list[tuple[str, str]]:
+        config, share = self.config, transferred.training.share
+        return [
+            ("Source", config.source),
+            ("Recipe", config.recipe),
+            ("Training", f"{config.steps} steps of {self.recipe.training.batch_size} images"),
+            ("Source images", f"{config.num_prompts} captions x {config.seeds_per_prompt} seeds"),
+            ("Trainable", f"{share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%})"),
+            ("Sampling", f"{config.num_steps} Euler steps, guidance {config.guidance_scale}, stock pipeline"),
+            ("Seed", str(config.seed)),
+            ("Hardware", f"{os.cpu_count()} cores, {platform.machine()}, {_accelerator()}"),
+            ("Software", f"torch {torch.__version__}, Python {platform.python_version()}"),
+            ("Date", date.today().isoformat()),
+        ]
+
+
+def retention_of(pixel: Score, source: Score) -> tuple[float, float]:
+    """Return pixel score over source score and its standard error, to first order, errors taken as independent."""
+    if source.score == 0:
+        return math.nan, math.nan
+    retention = pixel.score / source.score
+    variance = pixel.standard_error**2 + (retention * source.standard_error) ** 2
+    return retention, math.sqrt(variance) / source.score
+
+
+def _accelerator() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

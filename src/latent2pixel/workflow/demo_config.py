@@ -1,0 +1,31 @@
+"""Settings of ``l2p demo``."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Settings of a demo; the defaults fit fifteen minutes on two CPU cores."""
+
+    source: str = "shipped"
+    """Folder or id of the source pipeline; "shipped" is the miniature that comes with the package."""
+    recipe: str = "paper"
+    """Recipe of the transfer."""
+    level: str = "easy"
+    """Level of the miniature world whose captions are used."""
+    num_prompts: int = 1000
+    """Training captions."""
+    seeds_per_prompt: int = 2
+    """Source images of each, as in the paper."""
+    num_captions: int = 120
+    """Held-out captions of the scores, two images each."""
+    steps: int = 2000
+    """Training steps."""
+    image_size_px: int = 64
+    """Size of all images."""
+    guidance_scale: float = 3.0
+    """Guidance of source and pixel model alike."""
+    num_steps: int = 16
+    """Euler steps of source and pixel model alike."""
+    seed: int = 0
+    """Seed of captions, images, conversion and training."""

@@ -1,0 +1,171 @@
+"""The training job: a converted model and a folder of images in, a trained pixel model out."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+import latent2pixel
+from latent2pixel.config import dump_yaml, load_yaml
+from latent2pixel.data.dataset import ImageFolderDataset
+from latent2pixel.data.text_cache import TextCache
+from latent2pixel.errors import GeometryError, StateError
+from latent2pixel.families import family_of
+from latent2pixel.generate import load_pipeline
+from latent2pixel.io.images import image_grid, save_image
+from latent2pixel.io.new_folder import new_folder
+from latent2pixel.model import freezing
+from latent2pixel.train import TrainConfig, TrainReport, train
+
+logger = logging.getLogger(__name__)
+
+RECORD = "run.yaml"
+ENCODE_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferReport:
+    """What a training job made."""
+
+    model: Path
+    """Folder of the trained pixel pipeline."""
+    training: TrainReport
+    skipped_images: list[str]
+    """Images that could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What ``run.yaml`` holds: enough to repeat the run."""
+
+    model: str
+    images: str
+    latent2pixel: str
+    torch: str
+    train: TrainConfig
+
+
+def transfer(
+    model: Path,
+    images: Path,
+    out: Path,
+    *,
+    config: TrainConfig,
+    on_validate: Callable[[int, DiffusionPipeline], None] | None = None,
+    announce: Callable[[str], None] = logger.info,
+) -> TransferReport:
+    """Train a converted model on a folder of images; the same call again goes on where it stopped.
+
+    Args:
+        model: Folder of the converted pipeline.
+        images: Folder of images and prompts, as ``data.synthesize`` writes it.
+        out: Run folder; the trained pipeline appears in its sub-folder ``model``.
+        config: The run's settings.
+        on_validate: Called after each validation grid with the step and the pipeline.
+        announce: Takes the line that says what trains, before training starts.
+
+    Raises:
+        StateError: The run folder belongs to other settings.
+        L2PError: The model, the images or a checkpoint cannot be used.
+    """
+    pipe = load_pipeline(model)
+    _require_size(pipe, config.image_size_px)
+    dataset = ImageFolderDataset(images, config.image_size_px)
+    _claim(out, model=model, images=images, config=config)
+    names = freezing.trainable_names(pipe.transformer, preset=config.freezing, num_blocks=config.num_blocks)
+    share = freezing.describe(pipe.transformer, names)
+    announce(
+        f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
+        f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
+        f"{config.num_blocks} + {config.num_blocks} blocks of {type(pipe.transformer).__name__}"
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe.to(device)
+    family = family_of(pipe.transformer)
+    cache = TextCache.build(
+        out / "text",
+        [family.null_prompt, *dataset.prompts],
+        lambda prompts: family.encode(pipe, prompts),
+        batch_size=ENCODE_BATCH,
+        fingerprint=str(model.resolve()),
+    )
+
+    def validate(step: int, shown: DiffusionPipeline) -> None:
+        save_validation_grid(shown, dataset.prompts, out / "validation" / f"step-{step:08d}.png", config=config)
+        if on_validate is not None:
+            on_validate(step, shown)
+
+    report = train(pipe, dataset, cache.__getitem__, out=out, config=config, validate=validate)
+    trained = out / "model"
+    if not trained.exists():
+        with new_folder(trained) as part:
+            pipe.to("cpu").save_pretrained(part)
+    return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
+
+
+def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> None:
+    """Sample the first distinct prompts with fixed noise and save them as one picture."""
+    chosen = list(dict.fromkeys(prompts))[: config.validation_images]
+    pipe.set_progress_bar_config(disable=True)
+    pictures = pipe(
+        prompt=list(chosen),
+        height=config.image_size_px,
+        width=config.image_size_px,
+        num_inference_steps=config.validation_steps,
+        guidance_scale=config.validation_guidance,
+        generator=[torch.Generator().manual_seed(index) for index in range(len(chosen))],
+        output_type="pt",
+    ).images
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(path, image_grid(list(pictures.float().cpu() * 2 - 1), columns=4))
+
+
+def _require_size(pipe: DiffusionPipeline, size_px: int) -> None:
+    patch = pipe.transformer.config.pixel_patch_size
+    if size_px % patch:
+        raise GeometryError(
+            "The training image size does not divide into whole patches",
+            found=f"image_size_px {size_px}",
+            expected=f"a multiple of the model's patch size {patch}",
+            fix=f"Set image_size_px to {max(patch, size_px // patch * patch)}.",
+        )
+
+
+def _claim(out: Path, *, model: Path, images: Path, config: TrainConfig) -> None:
+    """Write ``run.yaml`` into a new run folder, or check that the folder's own is equal but for the number of steps."""
+    record = RunRecord(
+        model=str(model),
+        images=str(images),
+        latent2pixel=latent2pixel.__version__,
+        torch=torch.__version__,
+        train=config,
+    )
+    path = out / RECORD
+    if path.exists():
+        before, now = _flat(load_yaml(path)), _flat(json.loads(json.dumps(asdict(record))))
+        differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if changed := [key for key in differing if key not in ("train.steps", "latent2pixel", "torch")]:
+            raise StateError(
+                "The run folder belongs to a run with other settings",
+                found=", ".join(f"{key} = {now.get(key)}" for key in changed),
+                expected=", ".join(f"{key} = {before.get(key)}" for key in changed) + f", as in {path}",
+                fix="Go on with the settings of run.yaml, or choose another output folder.",
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    dump_yaml(record, path)
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,82 @@
+"""Finding the family of a transformer, and the noise shift of a scheduler."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from tests.tiny import FAMILIES, tiny_pipeline, tiny_pixel_pipeline
+
+import latent2pixel
+from latent2pixel.errors import SourceError, UnsupportedFamilyError
+from latent2pixel.families import PIXEL_CLASSES, TRANSFORMERS, family_of, load_family
+from latent2pixel.families.base import shift_of
+
+PACKAGE = Path(latent2pixel.__file__).parent
+
+
+def test_contract_tests_cover_every_registered_family():
+    assert list(TRANSFORMERS) == FAMILIES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_of_source_pixel_model_and_class_name(name):
+    family = load_family(name)
+    assert family.name == name
+    for transformer in (tiny_pipeline(name).transformer, tiny_pixel_pipeline(name).transformer):
+        assert family_of(transformer) is family
+        assert family_of(type(transformer).__name__) is family
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_declarations_name_real_things(name):
+    import diffusers
+
+    family, transformer = load_family(name), tiny_pipeline(name).transformer
+    assert family.transformer_class is getattr(diffusers, TRANSFORMERS[name])
+    assert hasattr(diffusers, family.pipeline_name)
+    for module in (*family.input_projections, *family.tail, *family.image_blocks):
+        transformer.get_submodule(module)
+
+
+def test_unknown_transformer_names_the_supported_ones():
+    with pytest.raises(UnsupportedFamilyError, match="ZImageTransformer2DModel") as caught:
+        family_of("UNet2DConditionModel")
+    assert caught.value.found == "UNet2DConditionModel"
+
+
+def test_family_names_appear_nowhere_else():
+    """Registry and modules are the only places that know a family."""
+    words = {*TRANSFORMERS, *TRANSFORMERS.values(), *PIXEL_CLASSES}
+    guilty = []
+    for layer in ("flow", "model", "convert", "generate", "io"):
+        for path in (PACKAGE / layer).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+            names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            guilty += [f"{path.name}: {word}" for word in words & names]
+    assert guilty == []
+
+
+def test_shift_of_a_static_scheduler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    assert shift_of(FlowMatchEulerDiscreteScheduler(shift=3.0)) == 3.0
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_shift(6.0)
+    assert shift_of(scheduler) == 6.0
+
+
+def test_schedulers_without_static_shift_are_refused():
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    for scheduler in (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), DDPMScheduler()):
+        with pytest.raises(SourceError, match="no static noise shift"):
+            shift_of(scheduler)
+
+
+@pytest.mark.parametrize("variant", [{"all_patch_size": (2, 4), "all_f_patch_size": (1, 1)}, {"siglip_feat_dim": 32}])
+def test_z_image_variants_that_are_not_plain_text_to_image_are_refused(variant):
+    config = dict(tiny_pipeline("z_image").transformer.config)
+    with pytest.raises(SourceError, match="plain text-to-image"):
+        load_family("z_image").pixel_config({**config, **variant}, 8)

@@ -1,0 +1,21 @@
+"""Recipes are complete and say what they are named for."""
+
+import dataclasses
+
+import pytest
+
+from latent2pixel.convert import ConversionConfig
+from latent2pixel.errors import ConfigError
+from latent2pixel.recipes import RECIPES
+
+
+def test_paper_and_released_differ_only_in_what_trains():
+    paper, released = (RECIPES[name]().conversion for name in ("paper", "released"))
+    assert (paper.patch_size, paper.head, paper.num_blocks, paper.freezing) == (16, "1k", 5, "paper")
+    assert dataclasses.replace(released, freezing="paper") == paper
+
+
+@pytest.mark.parametrize("wrong", [{"freezing": "all"}, {"head": "8k"}, {"head_feature_norm": "rms"}])
+def test_unknown_values_are_refused(wrong):
+    with pytest.raises(ConfigError):
+        ConversionConfig(**wrong)

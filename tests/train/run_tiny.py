@@ -1,0 +1,49 @@
+"""Runs a tiny training in its own process: ``python run_tiny.py OUT STEPS``, so that tests can kill it."""
+
+import sys
+from pathlib import Path
+
+import torch
+from tests.tiny import HEAD, PROMPTS, tiny_pipeline
+
+from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.families import family_of
+from latent2pixel.train import TrainConfig, TrainReport, train
+
+SETTINGS = {
+    "batch_size": 2,
+    "image_size_px": 32,
+    "learning_rate": 1e-3,
+    "num_blocks": 1,
+    "ema_decay": 0.9,
+    "precision": "no",
+    "checkpoint_every": 2,
+    "validate_every": 0,
+    "warmup_steps": 2,
+}
+
+
+class TinyImages(torch.utils.data.Dataset):
+    """Five random pictures with alternating prompts."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        image = torch.rand(3, 32, 32, generator=generator) * 2 - 1
+        return {"image": image, "prompt": PROMPTS[index % 2], "seed": index}
+
+
+def run(out: Path, steps: int, **overrides: object) -> tuple[object, TrainReport]:
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0)
+    family = family_of(pipe.transformer)
+    prompts = ["", *PROMPTS]
+    encoded = dict(zip(prompts, family.encode(pipe, prompts), strict=True))
+    config = TrainConfig(steps=steps, **{**SETTINGS, **overrides})
+    return pipe, train(pipe, TinyImages(), encoded.__getitem__, out=out, config=config)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+from tests.tiny import HEAD, PROMPTS, tiny_pipeline
+
+from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.families import family_of
+from latent2pixel.train.step import Draw, batch_indices, draw, learning_rate_at, step_generator, transfer_loss
+
+
+def test_every_epoch_shows_every_image_once():
+    seen = [index for step in range(5) for index in batch_indices(step, num_images=10, batch_size=4, seed=3)]
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+
+
+def test_batch_may_be_larger_than_the_data():
+    assert sorted(batch_indices(0, num_images=3, batch_size=6, seed=0)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_draws_depend_on_seed_and_counters_alone():
+    def numbers(*counters):
+        return torch.rand(4, generator=step_generator(*counters))
+
+    assert torch.equal(numbers(0, 5, 1), numbers(0, 5, 1))
+    different = [numbers(0, 5, 1), numbers(0, 5, 0), numbers(0, 4, 1), numbers(1, 5, 1)]
+    assert len({tuple(values.tolist()) for values in different}) == 4
+
+
+def test_fixed_noise_follows_the_image_not_the_step():
+    def noise(step, seeds):
+        return draw(
+            (2, 3, 4, 4), shift=3.0, caption_dropout=0.0, generator=step_generator(0, step), noise_seeds=seeds
+        ).noise_BCHW
+
+    assert torch.equal(noise(1, [7, 8]), noise(2, [7, 8]))
+    assert torch.equal(noise(1, [7, 8])[0], noise(1, [8, 7])[1])
+
+
+def test_dropout_share_is_what_was_asked_for():
+    drawn = draw((4000, 1, 1, 1), shift=1.0, caption_dropout=0.25, generator=step_generator(0))
+    assert drawn.dropped_B.float().mean().item() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
+
+
+def test_learning_rate_rises_holds_and_falls():
+    rates = [learning_rate_at(step, peak=1.0, steps=10, warmup_steps=2, cooldown_steps=4) for step in range(10)]
+    assert rates == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_loss_is_the_squared_distance_to_eps_minus_x0():
+    """With its output convolution zeroed the model predicts velocity 0, so the loss is mean((eps - x0)**2)."""
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0)
+    for parameter in pipe.transformer.head.out_conv.parameters():
+        torch.nn.init.zeros_(parameter)
+    family = family_of(pipe.transformer)
+    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    drawn = Draw(
+        noise_BCHW=torch.randn(2, 3, 32, 32), sigma_B=torch.tensor([0.3, 0.8]), dropped_B=torch.zeros(2, dtype=bool)
+    )
+    loss = transfer_loss(pipe.transformer, images, drawn, conditioning)
+    assert loss.item() == pytest.approx((drawn.noise_BCHW - images).pow(2).mean().item(), rel=1e-5)
+
+
+def test_one_step_moves_the_prediction_towards_the_velocity():
+    """The sign of the whole chain: a gradient step on the loss must bring the pipeline's own output closer."""
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0)
+    family = family_of(pipe.transformer)
+    conditioning = family.collate(family.encode(pipe, PROMPTS[:1]), device="cpu", dtype=torch.float32)
+    image = torch.full((1, 3, 32, 32), 0.7)
+    drawn = Draw(
+        noise_BCHW=torch.randn(1, 3, 32, 32), sigma_B=torch.tensor([0.9]), dropped_B=torch.zeros(1, dtype=bool)
+    )
+    optimizer = torch.optim.SGD(pipe.transformer.head.parameters(), lr=0.5)
+    for _ in range(20):
+        transfer_loss(pipe.transformer, image, drawn, conditioning).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    brighter = pipe(
+        prompt=PROMPTS[:1], height=32, width=32, num_inference_steps=1, guidance_scale=0.0, output_type="np",
+        latents=torch.nn.functional.pixel_unshuffle(drawn.noise_BCHW, 8),
+    ).images  # fmt: skip
+    assert brighter.mean() > 0.65  # 0.7 in [-1, 1] is 0.85 in [0, 1]; the opposite sign gives below 0.5

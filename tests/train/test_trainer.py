@@ -1,0 +1,106 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.tiny import HEAD, tiny_pipeline
+from tests.train.run_tiny import run
+
+from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.errors import ConfigError, StateError
+from latent2pixel.model import freezing
+from latent2pixel.train import TrainConfig
+
+REPOSITORY = Path(__file__).parents[2]
+GOLDEN = REPOSITORY / "tests" / "golden" / "tiny_losses.txt"
+
+
+def start(out, steps):
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    script = REPOSITORY / "tests" / "train" / "run_tiny.py"
+    return subprocess.Popen([sys.executable, str(script), str(out), str(steps)], env=environment)
+
+
+def losses(out):
+    path = out / "losses.jsonl"
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_killed_run_goes_on_with_the_same_losses_to_the_last_bit(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, 9).wait(timeout=120) == 0
+    # Far more steps than are awaited, so that the kill hits a running training.
+    process = start(broken, 100_000)
+    deadline = time.monotonic() + 120
+    while len(losses(broken)) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = len(losses(broken))
+    assert reached >= 5
+    for path in sorted((broken / "checkpoints").glob("step-*"))[:-1]:
+        assert path.name < f"step-{reached:08d}"
+    steps = reached + 4
+    assert start(broken, steps).wait(timeout=120) == 0
+    reference = tmp_path / "reference"
+    assert start(reference, steps).wait(timeout=300) == 0
+    assert losses(broken) == losses(reference)
+    assert losses(reference)[:9] == losses(whole)
+
+
+def test_losses_follow_the_golden_curve(tmp_path):
+    """Numbers of a short run, as text. Another CPU's rounding moves them by about 1e-6; a changed formula by far more."""
+    torch.set_num_threads(1)
+    run(tmp_path, 8)
+    expected = [float(line) for line in GOLDEN.read_text().splitlines()]
+    np.testing.assert_allclose(losses(tmp_path), expected, rtol=2e-4)
+
+
+def test_only_the_trainables_change(tmp_path):
+    before = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0).transformer
+    start_weights = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    pipe, report = run(tmp_path, 3)
+    names = freezing.trainable_names(pipe.transformer, preset="paper", num_blocks=1)
+    after = pipe.transformer.state_dict()
+    changed = {name for name in start_weights if not torch.equal(start_weights[name], after[name])}
+    assert changed == set(names)
+    assert report.share.num_trainable_tensors == len(names)
+
+
+def test_run_is_left_with_the_averaged_weights(tmp_path):
+    averaged, _ = run(tmp_path / "a", 4, ema_decay=0.9)
+    plain, _ = run(tmp_path / "b", 4, ema_decay=0.0)
+    name = "head.out_conv.weight"
+    assert not torch.equal(averaged.transformer.state_dict()[name], plain.transformer.state_dict()[name])
+
+
+def test_finished_run_is_not_trained_again(tmp_path):
+    _, first = run(tmp_path, 4)
+    _, second = run(tmp_path, 4)
+    assert second.losses == first.losses
+    assert second.steps == 4
+
+
+def test_going_back_is_refused(tmp_path):
+    run(tmp_path, 4)
+    with pytest.raises(StateError, match="further than asked"):
+        run(tmp_path, 2)
+
+
+def test_released_preset_trains_with_fixed_noise(tmp_path):
+    _, report = run(tmp_path, 2, freezing="released", fixed_noise=True)
+    assert len(report.losses) == 2
+
+
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"batch_size": -1}, {"caption_dropout": 1.0}, {"warmup_steps": 30_000}]
+)
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(ConfigError, match="out of range"):
+        TrainConfig(**setting)
