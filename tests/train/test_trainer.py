@@ -55,7 +55,7 @@ def test_killed_run_goes_on_with_the_same_losses_to_the_last_bit(tmp_path):
 
 
 def test_losses_follow_the_golden_curve(tmp_path):
-    """Numbers of a short run, as text. Another CPU's rounding moves them by about 1e-6; a changed formula by far more."""
+    """A short run as text. Another CPU's rounding moves it by about 1e-6, a changed formula by far more."""
     torch.set_num_threads(1)
     run(tmp_path, 8)
     expected = [float(line) for line in GOLDEN.read_text().splitlines()]

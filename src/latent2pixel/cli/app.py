@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from latent2pixel.cli import convert, data, demo, generate, train
+from latent2pixel.cli import convert, data, demo, generate, train, world
 from latent2pixel.errors import L2PError
 
 EXIT_BUG = 1
@@ -23,6 +23,7 @@ app.command("convert")(convert.convert)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.add_typer(data.app, name="data")
+app.add_typer(world.app, name="world")
 
 
 def main() -> None:

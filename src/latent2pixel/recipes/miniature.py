@@ -26,6 +26,7 @@ def miniature(recipe: Recipe) -> Recipe:
             warmup_steps=50,
             cooldown_steps=600,
             ema_decay=0.99,
+            attention_backend="_native_math",
             gradient_checkpointing=False,
             checkpoint_every=250,
             validate_every=500,

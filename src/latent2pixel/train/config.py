@@ -48,6 +48,9 @@ class TrainConfig:
     """Decay of averaged weights, which are then the ones that are saved; 0 keeps no average."""
     precision: Literal["no", "bf16"] = "bf16"
     """Autocast of the forward pass; trainable weights and AdamW stay float32."""
+    attention_backend: str | None = None
+    """Attention kernel by diffusers' name; none leaves the choice to torch. On CPUs "_native_math" has the faster
+    backward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     seed: int = 0

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import EMAModel, cast_training_params
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -91,6 +91,8 @@ class _Run:
         freezing.freeze_all_but(pipe.transformer, names)
         self.share = freezing.describe(pipe.transformer, names)
         cast_training_params(pipe.transformer)
+        if config.attention_backend is not None:
+            pipe.transformer.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:
             pipe.transformer.enable_gradient_checkpointing()
         # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
@@ -265,11 +267,3 @@ class _Run:
 
     def _loss_lines(self) -> list[str]:
         return self._loss_path.read_text().splitlines() if self._loss_path.exists() else []
-
-
-def trainable_summary(share: freezing.TrainableShare, model: nn.Module, config: TrainConfig) -> str:
-    """Return the lines that are printed before training starts: what trains, by preset and number of blocks."""
-    return (
-        f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}): "
-        f"preset '{config.freezing}', {config.num_blocks} + {config.num_blocks} blocks of {type(model).__name__}"
-    )

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -35,7 +35,7 @@ from latent2pixel.report.content import CostRow, ImagePair, ReportContent, Stage
 from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.workflow.transfer import TransferReport, transfer
-from latent2pixel.world.captions import TASKS, captions, heldout_captions
+from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.score import Score, score_folder, score_images
 from latent2pixel.world.source_model import SHIPPED_SOURCE
@@ -49,8 +49,6 @@ NUM_CURVE_POINTS = 4
 CURVE_CAPTIONS = 60
 """Held-out captions behind one point of the score curve: an error of about 0.06 for a few seconds of sampling."""
 SAMPLING_BATCH = 60
-COST_SIZES_PX = (64, 128, 256)
-"""Sizes at which latency and memory are measured; weights do not matter for either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,26 +71,35 @@ class DemoResult:
         return asdict(self) | {"report": str(self.report)}
 
 
-def run_demo(out: Path, *, config: DemoConfig, announce: Callable[[str], None] = logger.info) -> DemoResult:
+def run_demo(
+    out: Path,
+    *,
+    config: DemoConfig,
+    cost_sizes_px: Sequence[int] = (64, 128, 256),
+    announce: Callable[[str], None] = logger.info,
+) -> DemoResult:
     """Run the transfer end to end, or go on where an earlier call stopped.
 
     Args:
         out: Folder of all results; the report is ``report.html`` in it.
         config: Settings.
+        cost_sizes_px: Sizes at which latency and memory are measured; weights do not matter for either.
         announce: Takes one line for each stage.
 
     Raises:
         StateError: The folder belongs to a demo with other settings.
         L2PError: The source or a file in the folder cannot be used.
     """
-    return _Demo(out, config, announce).run()
+    return _Demo(out, config, cost_sizes_px, announce).run()
 
 
 class _Demo:
     """One demo and the folder it fills."""
 
-    def __init__(self, out: Path, config: DemoConfig, announce: Callable[[str], None]) -> None:
-        self.out, self.config, self.announce = out, config, announce
+    def __init__(
+        self, out: Path, config: DemoConfig, cost_sizes_px: Sequence[int], announce: Callable[[str], None]
+    ) -> None:
+        self.out, self.config, self.cost_sizes_px, self.announce = out, config, cost_sizes_px, announce
         self.level = require_level(config.level)
         self.source = SHIPPED_SOURCE if config.source == "shipped" else find_pipeline_folder(config.source)
         recipe = require_recipe(config.recipe)
@@ -139,26 +146,16 @@ class _Demo:
 
     def _prompts(self) -> list[Prompt]:
         """Return training captions that pass the filter, an equal number of each task."""
-        generator = np.random.default_rng(self.config.seed)
-        drawn = []
-        for task in TASKS:
-            pool = captions(self.level, task, "train")
-            num = min(len(pool), math.ceil(self.config.num_prompts / len(TASKS)))
-            drawn += [pool[index] for index in generator.choice(len(pool), num, replace=False)]
-        prompts = [
-            Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
-            for index, caption in enumerate(drawn)
-        ]
+        drawn = draw_captions(self.level, "train", self.config.num_prompts, seed=self.config.seed)
+        distinct = {caption.text: caption for caption in drawn}
+        prompts = [_as_prompt(index, caption) for index, caption in enumerate(distinct.values())]
         judged = audit(prompts)
         self.announce(f"{len(judged.kept)} prompts kept, {len(judged.rejected)} rejected by the filter")
         return judged.kept
 
     def _heldout_prompts(self) -> list[Prompt]:
         wanted = heldout_captions(self.level, self.config.num_captions, seed=self.config.seed)
-        return [
-            Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
-            for index, caption in enumerate(wanted)
-        ]
+        return [_as_prompt(index, caption) for index, caption in enumerate(wanted)]
 
     def _synthesize(self, pipe: DiffusionPipeline, prompts: list[Prompt], folder: Path, seeds: int) -> None:
         synthesize(
@@ -262,7 +259,7 @@ class _Demo:
         if not path.exists():
             rows = []
             for model, folder in (("source", self.source), ("pixel", self.out / "train" / "model")):
-                for figures in measure_cost(folder, sizes_px=COST_SIZES_PX, num_steps=4, seed=self.config.seed):
+                for figures in measure_cost(folder, sizes_px=self.cost_sizes_px, num_steps=4, seed=self.config.seed):
                     rows.append({"model": model, **asdict(figures)})
             path.write_text(json.dumps(rows))
         return [CostRow(**row) for row in json.loads(path.read_text())]
@@ -339,6 +336,10 @@ def retention_of(pixel: Score, source: Score) -> tuple[float, float]:
     retention = pixel.score / source.score
     variance = pixel.standard_error**2 + (retention * source.standard_error) ** 2
     return retention, math.sqrt(variance) / source.score
+
+
+def _as_prompt(index: int, caption: Caption) -> Prompt:
+    return Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
 
 
 def _accelerator() -> str:

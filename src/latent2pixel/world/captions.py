@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from latent2pixel.errors import ConfigError
 from latent2pixel.world.levels import Level
 
 Split = Literal["train", "heldout"]
@@ -98,10 +99,16 @@ def draw_caption(level: Level, split: Split, *, generator: random.Random, task: 
 
 
 def heldout_captions(level: Level, num: int, *, seed: int = 0) -> list[Caption]:
-    """Draw held-out captions for a score: as many of each task as possible, distinct while a task has enough.
+    """Draw held-out captions for a score, see ``draw_captions``."""
+    return draw_captions(level, "heldout", num, seed=seed)
+
+
+def draw_captions(level: Level, split: Split, num: int, *, seed: int) -> list[Caption]:
+    """Draw captions: as many of each task as possible, distinct while a task has enough.
 
     Args:
         level: Level of the world.
+        split: Half to draw from.
         num: Number of captions; a multiple of six gives equal tasks.
         seed: Seed of the draw.
     """
@@ -110,10 +117,27 @@ def heldout_captions(level: Level, num: int, *, seed: int = 0) -> list[Caption]:
     drawn = []
     for task, _ in zip(itertools.cycle(TASKS), range(num), strict=False):
         if not decks[task]:
-            decks[task] = list(captions(level, task, "heldout"))
+            decks[task] = list(captions(level, task, split))
             generator.shuffle(decks[task])
         drawn.append(decks[task].pop())
     return drawn
+
+
+def require_split(name: str) -> Split:
+    """Return the split of that name.
+
+    Raises:
+        ConfigError: No such split.
+    """
+    splits: dict[str, Split] = {"train": "train", "heldout": "heldout"}
+    if name in splits:
+        return splits[name]
+    raise ConfigError(
+        "There is no split of that name",
+        found=repr(name),
+        expected="train or heldout",
+        fix="Choose one of the two.",
+    )
 
 
 def _contents(level: Level, task: str) -> Iterator[tuple[tuple[Request, ...], str | None]]:

@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latent2pixel.errors import DataError
+from latent2pixel.io.images import bytes_of, load_image
+from latent2pixel.io.records import read_records
 from latent2pixel.world.captions import TASKS, Caption, captions
 from latent2pixel.world.levels import Level
 from latent2pixel.world.verify import verify
@@ -83,6 +86,24 @@ def score_images(images: Sequence[NDArray[np.uint8]], wanted: Sequence[Caption])
         num_captions=len({caption.text for caption in wanted}),
         tasks=tasks,
     )
+
+
+def score_folder(folder: Path, level: Level) -> Score:
+    """Score a folder of pictures.
+
+    Args:
+        folder: Holds ``metadata.jsonl`` (file_name, prompt), itself or in its sub-folders.
+        level: Level of the world that the prompts are captions of.
+
+    Raises:
+        DataError: There are no pictures, one cannot be read, or a prompt is no caption of the level.
+    """
+    images, wanted = [], []
+    for file in sorted({*folder.glob("metadata.jsonl"), *folder.glob("*/metadata.jsonl")}):
+        for record in read_records(file):
+            wanted.append(caption_of(level, str(record.get("prompt"))))
+            images.append(bytes_of(load_image(file.parent / str(record.get("file_name")))))
+    return score_images(images, wanted)
 
 
 def caption_of(level: Level, text: str) -> Caption:

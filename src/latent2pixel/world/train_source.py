@@ -36,6 +36,10 @@ MAX_GRADIENT_NORM = 1.0
 class SourceTraining:
     """Settings of one training of the miniature source."""
 
+    dim: int = 192
+    """Width of the transformer."""
+    num_layers: int = 6
+    """Blocks of its main stack."""
     steps: int = 12_000
     """Optimiser steps in all; a run that is started again goes on to this number."""
     batch_size: int = 64

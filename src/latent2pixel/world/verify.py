@@ -20,15 +20,27 @@ FOREGROUND_LEVEL = 40
 """Least difference to the background, in bytes of the most different channel; the palette's least is about 70."""
 MIN_AREA = 0.004
 """Least area of an object as a share of the picture; the smallest object of the world has 0.016."""
+MAX_AREA = 0.45
+"""Largest area of an object; the largest of the world has 0.31. A picture full of noise otherwise reads as a square."""
+CHROMA_WEIGHT = 0.05
+"""Weight of squared chroma against squared luma where the outline matters. JPEG keeps chroma at half resolution, so
+it bleeds over edges: with equal weights one shape in eleven was misread at 64 px and quality 50, now one in 280. Not
+zero, as green and gray are equally light."""
+MIN_CONTRAST = 8
+"""Least weighted difference of an object's inside to the background, in bytes; green on gray has 16."""
 MIN_OVERLAP = 0.70
 """Least soft intersection over union with the best shape; the runner-up of a true shape stays below 0.90."""
 MAX_COLOR_DISTANCE = 70
 """Largest Euclidean distance in bytes to the nearest palette colour."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+CHROMA = np.array([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]], np.float32).T
+"""Rows of the JPEG (JFIF 1.02, BT.601) colour transform: Y, and Cb and Cr as columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One object found; positions and lengths in picture widths. Shape or colour is None when none fits."""
+    """One object found; positions and lengths in picture widths. Shape or colour is None when none fits;
+    without a colour of the palette there is no shape either."""
 
     shape: str | None
     color: str | None
@@ -57,10 +69,10 @@ def detect(image_HWC: NDArray[np.uint8]) -> list[Detection]:
     for label, box in enumerate(ndimage.find_objects(labels_HW), start=1):
         window = tuple(slice(max(0, side.start - 2), side.stop + 2) for side in box)
         member_HW = labels_HW[window] == label
-        if member_HW.sum() < MIN_AREA * size * size:
+        if not MIN_AREA <= member_HW.sum() / size**2 <= MAX_AREA:
             continue
         others_HW = (labels_HW[window] > 0) & ~member_HW
-        covered_HW = _coverage_of(difference_HW[window], member_HW, others_HW)
+        covered_HW = _coverage_of(pixels_HWC[window] - background_C, member_HW, others_HW)
         shape, overlap = _best_shape(covered_HW)
         core_HW = ndimage.binary_erosion(member_HW, iterations=2)
         color = _best_color(pixels_HWC[window][core_HW if core_HW.sum() >= 8 else member_HW])
@@ -68,7 +80,8 @@ def detect(image_HWC: NDArray[np.uint8]) -> list[Detection]:
         if not len(rows):
             continue
         detection = Detection(
-            shape=shape,
+            # Pure noise is one large component, and would pass for a square if its colour did not matter.
+            shape=shape if color else None,
             color=color,
             overlap=overlap,
             x=(window[1].start + (columns.min() + columns.max() + 1) / 2) / size,
@@ -113,14 +126,16 @@ def _background(pixels_HWC: NDArray) -> NDArray:
     return np.median(np.concatenate([side.reshape(-1, 3) for side in ring]), axis=0)
 
 
-def _coverage_of(difference_HW: NDArray, member_HW: NDArray, others_HW: NDArray) -> NDArray:
-    """Return how much of each pixel the object covers: its difference relative to that of its inside.
+def _coverage_of(offset_HWC: NDArray, member_HW: NDArray, others_HW: NDArray) -> NDArray:
+    """Return how much of each pixel the object covers: its difference to the background relative to that of its inside.
 
     The lower quartile of the inside is full coverage, so that the darker stripe of a pattern counts as covered too.
     """
+    luma_HW = offset_HWC @ LUMA
+    difference_HW = np.sqrt(luma_HW**2 + CHROMA_WEIGHT * ((offset_HWC @ CHROMA) ** 2).sum(-1))
     core_HW = ndimage.binary_erosion(member_HW, iterations=2)
     inside = difference_HW[core_HW if core_HW.sum() >= 8 else member_HW]
-    covered_HW = np.clip(difference_HW / max(np.percentile(inside, 25), FOREGROUND_LEVEL), 0, 1)
+    covered_HW = np.clip(difference_HW / max(np.percentile(inside, 25), MIN_CONTRAST), 0, 1)
     # Around the object, differences below a tenth are compression noise, and neighbours are not this object.
     near_HW = ndimage.binary_dilation(member_HW, iterations=2) & ~others_HW
     return np.where(near_HW & (covered_HW > 0.1), covered_HW, 0)

@@ -1,0 +1,60 @@
+"""The demo end to end on the shipped source, with numbers so small that only its wiring is tested."""
+
+import json
+import math
+
+import pytest
+
+from latent2pixel.errors import StateError
+from latent2pixel.workflow.demo import retention_of, run_demo
+from latent2pixel.workflow.demo_config import DemoConfig
+from latent2pixel.world.score import Score
+
+TINY = {"num_prompts": 12, "seeds_per_prompt": 1, "num_captions": 12, "steps": 4, "num_steps": 2}
+
+
+def score(value, error):
+    return Score(score=value, standard_error=error, chance=0.1, num_images=10, num_captions=5, tasks={})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    return out, run_demo(out, config=DemoConfig(**TINY), cost_sizes_px=(64,))
+
+
+@pytest.mark.e2e
+def test_demo_leaves_a_report_and_a_model(finished):
+    out, result = finished
+    assert result.report.read_text().startswith("<!DOCTYPE html>")
+    assert (out / "first-look.png").exists()
+    assert (out / "train" / "model" / "model_index.json").exists()
+    assert result.steps == 4
+    record = json.loads(json.dumps(result.as_record()))
+    assert {"source_score", "pixel_score", "retention", "minutes", "steps", "report"} <= record.keys()
+    assert record["source_score"]["standard_error"] >= 0
+
+
+@pytest.mark.e2e
+def test_demo_again_makes_nothing_new(finished):
+    out, first = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    second = run_demo(out, config=DemoConfig(**TINY), cost_sizes_px=(64,))
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == before
+    assert second.pixel_score == first.pixel_score
+
+
+@pytest.mark.e2e
+def test_demo_with_other_settings_is_refused(finished):
+    with pytest.raises(StateError, match="steps"):
+        run_demo(finished[0], config=DemoConfig(**{**TINY, "steps": 5}))
+
+
+def test_retention_and_its_error():
+    retention, error = retention_of(score(0.4, 0.03), score(0.8, 0.04))
+    assert retention == pytest.approx(0.5)
+    assert error == pytest.approx(0.5 * math.hypot(0.03 / 0.4, 0.04 / 0.8))
+
+
+def test_retention_of_a_source_that_scores_nothing_is_no_number():
+    assert math.isnan(retention_of(score(0.4, 0.03), score(0.0, 0.0))[0])
