@@ -10,6 +10,8 @@ from latent2pixel.errors import L2PError
 
 EXIT_BUG = 1
 EXIT_USER = 2
+EXIT_INTERRUPT = 130
+"""What typer makes of Ctrl-C (128 + SIGINT) before ``main`` can see it."""
 
 app = typer.Typer(
     name="l2p",
@@ -33,11 +35,19 @@ def main() -> None:
     except L2PError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        _fail(_four_parts("Stopped by Ctrl-C", "an interrupt", "the end of the command", "run the same command again"))
+        _fail_interrupted()
+    except SystemExit as end:
+        if end.code != EXIT_INTERRUPT:
+            raise
+        _fail_interrupted()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(_four_parts("The disk is full", str(error), "free space", "free some, then run the same command again"))
+
+
+def _fail_interrupted() -> None:
+    _fail(_four_parts("Stopped by Ctrl-C", "an interrupt", "the end of the command", "run the same command again"))
 
 
 def _four_parts(problem: str, found: str, expected: str, fix: str) -> str:

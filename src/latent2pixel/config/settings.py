@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,13 +20,13 @@ def build_config(config_class: type[Config], settings: Mapping[str, Any]) -> Con
     """Build a frozen dataclass from a mapping, strictly.
 
     Args:
-        config_class: Dataclass; its fields may be dataclasses too.
+        config_class: Dataclass; its fields may be dataclasses too, also optional ones and in tuples.
         settings: Field names and values, such as a parsed YAML file.
 
     Raises:
         ConfigError: A key does not exist (the nearest one is named), is missing, or has a value of the wrong type.
     """
-    _require_known_keys(config_class, settings, prefix="")
+    _require_known_keys(config_class, settings, path="")
     try:
         return TypeAdapter(config_class).validate_python(dict(settings))
     except ValidationError as error:
@@ -78,10 +78,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             "A settings file cannot be read",
-            found=f"{path}: {error.strerror}",
+            found=f"{path}: {error}",
             expected="a YAML file",
             fix="Check the path.",
         ) from error
@@ -121,7 +121,8 @@ def _parse_yaml(text: str, *, where: str) -> Any:
     return value
 
 
-def _require_known_keys(config_class: type, settings: Mapping[str, Any], *, prefix: str) -> None:
+def _require_known_keys(config_class: type, settings: Mapping[str, Any], *, path: str) -> None:
+    prefix = f"{path}." if path else ""
     known = {field.name for field in dataclasses.fields(config_class)}
     types = get_type_hints(config_class)
     for key, value in settings.items():
@@ -133,5 +134,33 @@ def _require_known_keys(config_class: type, settings: Mapping[str, Any], *, pref
                 expected=f"one of {', '.join(prefix + name for name in sorted(known))}",
                 fix=f"Did you mean {prefix}{nearest[0]}?" if nearest else "Remove it.",
             )
-        if dataclasses.is_dataclass(types[key]) and isinstance(value, Mapping):
-            _require_known_keys(types[key], value, prefix=f"{prefix}{key}.")
+        _require_fitting_value(types[key], value, path=f"{prefix}{key}")
+
+
+def _require_fitting_value(annotation: Any, value: Any, *, path: str) -> None:
+    """Check what pydantic lets pass in plain dataclasses: unknown keys at any depth, and truth values as numbers."""
+    allowed = _types_in(annotation)
+    if isinstance(value, bool) and bool not in allowed and {int, float} & allowed:
+        raise ConfigError(
+            f"The setting {path} does not fit",
+            found=repr(value),
+            expected="a number",
+            fix="Correct it in the YAML file, or with --set KEY=VALUE.",
+        )
+    nested = [kind for kind in allowed if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    if len(nested) != 1:
+        return
+    items = [(path, value)]
+    if isinstance(value, Sequence):
+        items = [(f"{path}.{index}", item) for index, item in enumerate(value)]
+    for item_path, item in items:
+        if isinstance(item, Mapping):
+            _require_known_keys(nested[0], item, path=item_path)
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Return an annotation's plain types: ``tuple[X, ...] | None`` gives tuple's item X and NoneType."""
+    arguments = get_args(annotation)
+    if not arguments:
+        return {annotation}
+    return {kind for argument in arguments for kind in _types_in(argument)}

@@ -97,7 +97,8 @@ class ImageFolderDataset(Dataset):
 
 
 def _read_entries(folder: Path) -> list[_Entry]:
-    files = sorted({*folder.glob("metadata.jsonl"), *folder.glob("*/metadata.jsonl")})
+    # No dot folders: those are shards in the making.
+    files = sorted({*folder.glob("metadata.jsonl"), *folder.glob("[!.]*/metadata.jsonl")})
     entries = []
     for file in files:
         for number, record in enumerate(read_records(file), start=1):
@@ -108,8 +109,15 @@ def _read_entries(folder: Path) -> list[_Entry]:
                     expected="file_name and prompt",
                     fix="Correct or remove the record.",
                 )
-            path = file.parent / record["file_name"]
-            entries.append(_Entry(path=path, prompt=record["prompt"], seed=int(record.get("seed", number))))
+            seed = record.get("seed", number)
+            if not isinstance(seed, int):
+                raise DataError(
+                    f"Record {number} of {file} has no usable seed",
+                    found=f"seed {seed!r}",
+                    expected="a whole number, or no seed at all",
+                    fix="Correct or remove the seed.",
+                )
+            entries.append(_Entry(path=file.parent / record["file_name"], prompt=record["prompt"], seed=seed))
     if not entries:
         raise DataError(
             f"{folder} is no folder of images and prompts",

@@ -29,7 +29,8 @@ PROTECTED = (
 )
 """Least list of brands and characters, for the same reason."""
 DISPLAYING = re.compile(
-    r"\b(?:text|words?|sign|caption|title|label|slogan)\s+(?:reads?|says?|saying|reading)\b", re.IGNORECASE
+    r"\b(?:text|words?|sign|caption|title|label|slogan)\s+(?:(?:that|which)\s+)?(?:reads?|says?|saying|reading)\b",
+    re.IGNORECASE,
 )
 """Phrases that announce text in the picture, which must then stand in double quotes."""
 

@@ -42,8 +42,8 @@ class TextCache:
             tensors: dict[str, Tensor] = {}
             for start in tqdm(range(0, len(distinct), batch_size), desc="text", unit="batch", leave=False):
                 batch = distinct[start : start + batch_size]
-                for offset, item in enumerate(encode(batch)):
-                    tensors |= {f"{start + offset}/{key}": value.contiguous() for key, value in item.items()}
+                for number, (_, item) in enumerate(zip(batch, encode(batch), strict=True), start=start):
+                    tensors |= {f"{number}/{key}": value.contiguous() for key, value in item.items()}
             with new_folder(path) as part:
                 save_file(tensors, part / "embeddings.safetensors")
                 (part / "prompts.json").write_text(json.dumps(distinct), encoding="utf-8")

@@ -11,6 +11,8 @@ from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, require_complete
 
 WORKER = "latent2pixel.evaluate.cost_worker"
+STORED_DTYPE = "stored"
+"""Keeps the dtype that the weights are stored in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +31,19 @@ class CostFigures:
     """Largest memory in use above that of the loaded model; None where the operating system cannot tell."""
 
 
-def measure_cost(model_folder: str | Path, *, sizes_px: Sequence[int], num_steps: int, seed: int) -> list[CostFigures]:
+def measure_cost(
+    model_folder: str | Path, *, sizes_px: Sequence[int], num_steps: int, seed: int, dtype: str = STORED_DTYPE
+) -> list[CostFigures]:
     """Measure latency and peak memory of sampling through the stock pipeline, with its own default guidance.
 
     Every size gets a fresh process: what an earlier size left in memory would hide a later one's peak.
 
     Args:
-        model_folder: Folder or id of a latent or pixel pipeline; measured in its stored dtype, on the GPU if there is
-            one.
+        model_folder: Folder or id of a latent or pixel pipeline; measured on the GPU if there is one.
         sizes_px: Widths (and heights) of the pictures.
         num_steps: Sampling steps of one picture, two at least.
         seed: Seed of the noise.
+        dtype: Name of a torch dtype, so that two models are compared in the same one, or "stored".
 
     Returns:
         Figures in the order of the sizes.
@@ -58,11 +62,11 @@ def measure_cost(model_folder: str | Path, *, sizes_px: Sequence[int], num_steps
         )
     folder = find_pipeline_folder(model_folder)
     require_complete(folder)
-    return [_measure(folder, size_px, num_steps=num_steps, seed=seed) for size_px in sizes_px]
+    return [_measure(folder, size_px, num_steps=num_steps, seed=seed, dtype=dtype) for size_px in sizes_px]
 
 
-def _measure(folder: Path, size_px: int, *, num_steps: int, seed: int) -> CostFigures:
-    command = [sys.executable, "-m", WORKER, str(folder), str(size_px), str(num_steps), str(seed)]
+def _measure(folder: Path, size_px: int, *, num_steps: int, seed: int, dtype: str) -> CostFigures:
+    command = [sys.executable, "-m", WORKER, str(folder), str(size_px), str(num_steps), str(seed), dtype]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         last_lines = finished.stderr.strip().splitlines()[-1:] or ["no message"]

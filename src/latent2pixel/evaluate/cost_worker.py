@@ -1,6 +1,6 @@
 """One measurement of ``measure_cost``: run as ``python -m``, prints one JSON line.
 
-Arguments: folder of the pipeline, size in pixels, number of steps, seed.
+Arguments: folder of the pipeline, size in pixels, number of steps, seed, name of a torch dtype or "stored".
 """
 
 import ctypes
@@ -29,7 +29,7 @@ MMAP_BYTES = 64 * 1024
 def main() -> None:
     """Measure and print."""
     folder, size_px, num_steps, seed = Path(sys.argv[1]), *(int(value) for value in sys.argv[2:5])
-    pipe = open_pipeline(folder)
+    pipe = open_pipeline(folder, dtype=getattr(torch, sys.argv[5], None))
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     runs = [_sample(pipe, size_px, num_steps=num_steps, seed=seed) for _ in range(1 + NUM_REPEATS)][1:]

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from latent2pixel.errors import GeometryError
+from latent2pixel.errors import ConfigError, GeometryError
+from latent2pixel.io.images import require_format, save_image
 
 
 def sample_image(
@@ -23,8 +24,16 @@ def sample_image(
         seed: Seed of the noise.
 
     Raises:
+        ConfigError: There are no steps to take.
+        DataError: The file's ending names no image format.
         GeometryError: The size is no multiple of the model's patch.
+        OutputFolderError: The file cannot be written, or the disk is full.
     """
+    require_format(out)
+    if num_steps < 1:
+        raise ConfigError(
+            "A picture needs steps", found=num_steps, expected="a number above 0", fix="Choose more steps, such as 30."
+        )
     patch = pipe.transformer.config.pixel_patch_size
     if size_px <= 0 or size_px % patch:
         raise GeometryError(
@@ -41,6 +50,6 @@ def sample_image(
         num_inference_steps=num_steps,
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
     ).images[0]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out)
+    save_image(out, picture * 2 - 1)

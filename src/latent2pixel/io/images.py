@@ -3,6 +3,7 @@
 Shape letters: C channels (3, sRGB), H height, W width.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from latent2pixel.errors import DataError
+from latent2pixel.io.new_folder import write_file
 
 
 def load_image(path: Path, *, size_px: int | None = None) -> Tensor:
@@ -30,7 +32,7 @@ def load_image(path: Path, *, size_px: int | None = None) -> Tensor:
     try:
         with Image.open(path) as file:
             bytes_HWC = np.array(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             "An image cannot be read",
             found=f"{path}: {error}",
@@ -53,9 +55,34 @@ def bytes_of(image_CHW: Tensor) -> np.ndarray:
 
 
 def save_image(path: Path, image_CHW: Tensor) -> None:
-    """Save an image in [-1, 1]; the format follows the file name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(bytes_of(image_CHW)).save(path)
+    """Save an image in [-1, 1] as a file that appears whole or not at all; the format follows the file name.
+
+    Raises:
+        DataError: The file's ending names no image format.
+        OutputFolderError: The file cannot be written, or the disk is full.
+    """
+    image_format = require_format(path)
+    encoded = io.BytesIO()
+    Image.fromarray(bytes_of(image_CHW)).save(encoded, format=image_format)
+    write_file(path, encoded.getvalue())
+
+
+def require_format(path: Path) -> str:
+    """Return the image format that a file's ending names, such as "PNG".
+
+    Raises:
+        DataError: It names none that can be written.
+    """
+    known = Image.registered_extensions()
+    image_format = known.get(path.suffix.lower())
+    if image_format not in Image.SAVE:
+        raise DataError(
+            "The file's ending names no image format",
+            found=str(path),
+            expected="an ending such as .png, .jpg or .webp",
+            fix="Choose a file name with one of these endings.",
+        )
+    return image_format
 
 
 def image_grid(images: Sequence[Tensor], *, columns: int) -> Tensor:

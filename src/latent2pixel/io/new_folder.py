@@ -1,6 +1,7 @@
 """Folders and files that appear complete or not at all."""
 
 import errno
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from latent2pixel.errors import OutputFolderError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, quota used up, file size limit."""
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+"""No permission, a read-only disk, or a file where a folder should be and the other way round."""
 
 
 @contextmanager
@@ -25,14 +28,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: Folder to make; must not exist, or be empty.
 
     Raises:
-        OutputFolderError: If the folder cannot be written, or the disk is full.
+        OutputFolderError: If the folder holds something, cannot be written, or the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with _clear_disk_errors(path):
+            _require_empty(path)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
+            _require_empty(path)
             if path.exists():
                 path.rmdir()
             partial.rename(path)
@@ -40,20 +45,34 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all; its folder is made if it is missing.
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; its folder is made if it is missing, text becomes UTF-8.
+
+    Several processes may write the same file at once: the last one stays.
 
     Raises:
         OutputFolderError: If the file cannot be written, or the disk is full.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own for every writer: ranks that start together write the same manifest.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with _clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():  # False, not an error, below something that is no folder
+            partial.unlink()
+
+
+def _require_empty(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()):
+        raise OutputFolderError(
+            "The output folder holds something already",
+            found=f"{path} with {len(list(path.iterdir()))} entries",
+            expected="no folder of that name, or an empty one",
+            fix="Choose another folder, or remove this one.",
+        )
 
 
 @contextmanager
@@ -64,7 +83,7 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL_DISK:
             raise _full_disk(path, str(error)) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in NO_ACCESS:
             raise OutputFolderError(
                 "The output folder cannot be written",
                 found=str(error),
@@ -80,7 +99,9 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
 
 
 def _full_disk(path: Path, found: str) -> OutputFolderError:
-    free_gb = shutil.disk_usage(path.parent).free / 1e9
+    # The folder itself may be what found no room.
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
     return OutputFolderError(
         "The disk is full; nothing was kept",
         found=f"{found}, {free_gb:.2f} GB free",

@@ -49,6 +49,8 @@ NUM_CURVE_POINTS = 4
 CURVE_CAPTIONS = 60
 """Held-out captions behind one point of the score curve: an error of about 0.06 for a few seconds of sampling."""
 SAMPLING_BATCH = 60
+COST_DTYPE = "float32"
+"""Dtype in which the cost of both models is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +261,9 @@ class _Demo:
         if not path.exists():
             rows = []
             for model, folder in (("source", self.source), ("pixel", self.out / "train" / "model")):
-                for figures in measure_cost(folder, sizes_px=self.cost_sizes_px, num_steps=4, seed=self.config.seed):
+                for figures in measure_cost(
+                    folder, sizes_px=self.cost_sizes_px, num_steps=4, seed=self.config.seed, dtype=COST_DTYPE
+                ):
                     rows.append({"model": model, **asdict(figures)})
             path.write_text(json.dumps(rows))
         return [CostRow(**row) for row in json.loads(path.read_text())]

@@ -39,8 +39,10 @@ CHROMA = np.array([[-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]], np.float32
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One object found; positions and lengths in picture widths. Shape or colour is None when none fits;
-    without a colour of the palette there is no shape either."""
+    """One object found; positions and lengths in picture widths.
+
+    Shape or colour is None when none fits; without a colour of the palette there is no shape either.
+    """
 
     shape: str | None
     color: str | None

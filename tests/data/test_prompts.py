@@ -1,0 +1,33 @@
+"""Prompt records on disk."""
+
+import json
+
+import pytest
+
+from latent2pixel.data.prompts import Prompt, load_prompts, save_prompts
+from latent2pixel.errors import DataError
+
+RECORD = {"id": "0", "prompt": "a red fox", "major_class": "nature", "sub_class": "animals"}
+
+
+def test_round_trip(tmp_path):
+    prompts = [Prompt(**RECORD), Prompt(**RECORD | {"id": "1", "prompt": 'a sign that says "größe\u2028红"'})]
+    save_prompts(tmp_path / "p.jsonl", prompts)
+    assert load_prompts(tmp_path / "p.jsonl") == prompts
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        ([{key: value for key, value in RECORD.items() if key != "prompt"}], "no text in prompt"),
+        ([RECORD | {"sub_class": ""}], "no text in sub_class"),
+        ([RECORD | {"id": 3}], "no text in id"),
+        ([RECORD, RECORD], "a second id '0'"),
+        ([], "without a record"),
+    ],
+)
+def test_unusable_prompts(tmp_path, records, text):
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(DataError) as error:
+        load_prompts(tmp_path / "p.jsonl")
+    assert text in error.value.found
