@@ -97,7 +97,8 @@ class _Run:
             pipe.transformer.enable_gradient_checkpointing()
         # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
         self.accelerator = Accelerator(
-            mixed_precision=config.precision,
+            # accelerate keeps its precision for the whole process; runs differ in theirs, so ``_loss`` casts instead.
+            mixed_precision="no",
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
         )
@@ -219,7 +220,9 @@ class _Run:
             device=self.accelerator.device,
             dtype=unwrapped(self.model).dtype,
         )
-        return transfer_loss(self.model, images_BCHW.to(self.accelerator.device), drawn, conditioning)
+        device = self.accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return transfer_loss(self.model, images_BCHW.to(device), drawn, conditioning)
 
     def _log(self, loss: float, bar: tqdm) -> None:
         if not self.accelerator.is_main_process:
