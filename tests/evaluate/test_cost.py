@@ -52,3 +52,8 @@ def test_one_step_cannot_be_measured(source):
 def test_missing_model_is_a_users_error(tmp_path):
     with pytest.raises(SourceError):
         measure_cost(tmp_path / "nothing", sizes_px=[64], num_steps=2, seed=0)
+
+
+def test_misspelt_dtype_is_refused(source):
+    with pytest.raises(ConfigError, match="floot32"):
+        measure_cost(source, sizes_px=[64], num_steps=2, seed=0, dtype="floot32")

@@ -13,6 +13,8 @@ from latent2pixel.io.pipeline_folder import find_pipeline_folder, require_comple
 WORKER = "latent2pixel.evaluate.cost_worker"
 STORED_DTYPE = "stored"
 """Keeps the dtype that the weights are stored in."""
+DTYPES = (STORED_DTYPE, "float32", "bfloat16", "float16")
+"""Dtypes in which a model can be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def measure_cost(
         Figures in the order of the sizes.
 
     Raises:
-        ConfigError: Fewer than two steps.
+        ConfigError: Fewer than two steps, or no such dtype.
         SourceError: The folder is no pipeline.
         StateError: A measurement failed, such as for lack of memory.
     """
@@ -59,6 +61,13 @@ def measure_cost(
             found=f"num_steps = {num_steps}",
             expected="2 or more, as the first step also holds the encoding of the prompt",
             fix="Pass more steps.",
+        )
+    if dtype not in DTYPES:
+        raise ConfigError(
+            "There is no dtype of that name",
+            found=repr(dtype),
+            expected=f"one of {', '.join(DTYPES)}",
+            fix="Choose one of the listed names.",
         )
     folder = find_pipeline_folder(model_folder)
     require_complete(folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from latent2pixel.evaluate.cost import STORED_DTYPE
 from latent2pixel.io.pipeline_folder import open_pipeline
 
 NUM_REPEATS = 3
@@ -29,7 +30,7 @@ MMAP_BYTES = 64 * 1024
 def main() -> None:
     """Measure and print."""
     folder, size_px, num_steps, seed = Path(sys.argv[1]), *(int(value) for value in sys.argv[2:5])
-    pipe = open_pipeline(folder, dtype=getattr(torch, sys.argv[5], None))
+    pipe = open_pipeline(folder, dtype=None if sys.argv[5] == STORED_DTYPE else getattr(torch, sys.argv[5]))
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     runs = [_sample(pipe, size_px, num_steps=num_steps, seed=seed) for _ in range(1 + NUM_REPEATS)][1:]

@@ -15,7 +15,8 @@ class TrainConfig:
     """
 
     steps: int = 20_000
-    """Optimiser steps; a run started again goes on to this number."""
+    """Optimiser steps; a run started again goes on to this number. The paper names none: this shows its 20,000 images
+    eight times."""
     batch_size: int = 8
     """Images a step, over all processes."""
     image_size_px: int = 1024

@@ -27,7 +27,7 @@ from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
 from latent2pixel.generate import load_pipeline
-from latent2pixel.io.images import image_grid, load_image, save_image
+from latent2pixel.io.images import bytes_of, image_grid, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.io.records import read_records
 from latent2pixel.recipes import Recipe, miniature, require_recipe
@@ -173,7 +173,7 @@ class _Demo:
         )
 
     def _open_source(self) -> DiffusionPipeline:
-        pipe = open_pipeline(find_pipeline_folder(self.source), dtype=self._dtype())
+        pipe = open_pipeline(self.source, dtype=self._dtype())
         return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def _dtype(self) -> torch.dtype | None:
@@ -301,20 +301,15 @@ class _Demo:
 
     def _pairs(self) -> list[ImagePair]:
         """Return source and pixel image of the first captions, made from the same seeds."""
-        pairs = []
-        for source, pixel in zip(
-            self._first_records("source-heldout"), self._first_records("pixel-heldout"), strict=True
-        ):
-            pairs.append(ImagePair(caption=source[0], source=source[1], pixel=pixel[1]))
-        return pairs
+        both = zip(self._first_records("source-heldout"), self._first_records("pixel-heldout"), strict=True)
+        return [ImagePair(caption=caption, source=source, pixel=pixel) for (caption, source), (_, pixel) in both]
 
     def _first_records(self, name: str) -> list[tuple[str, np.ndarray]]:
         found: dict[str, np.ndarray] = {}
         for file in sorted((self.out / name).glob("shard-*/metadata.jsonl")):
             for record in read_records(file):
                 if record["prompt"] not in found and len(found) < NUM_SHOWN:
-                    image = load_image(file.parent / record["file_name"])
-                    found[record["prompt"]] = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+                    found[record["prompt"]] = bytes_of(load_image(file.parent / record["file_name"]))
         return list(found.items())
 
     def _facts(self, transferred: TransferReport) -> list[tuple[str, str]]:

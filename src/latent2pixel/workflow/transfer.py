@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +19,15 @@ from latent2pixel.errors import GeometryError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
-from latent2pixel.io.new_folder import new_folder
+from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
 
 logger = logging.getLogger(__name__)
 
 RECORD = "run.yaml"
+TRAINING_RECORD = "training.json"
+"""Beside ``model_index.json``: the steps that the saved weights have seen."""
 ENCODE_BATCH = 64
 
 
@@ -102,9 +105,13 @@ def transfer(
 
     report = train(pipe, dataset, cache.__getitem__, out=out, config=config, validate=validate)
     trained = out / "model"
-    if not trained.exists():
+    if _steps_of(trained) != report.steps:
+        # A run that goes on to more steps leaves a model of fewer behind.
+        if trained.exists():
+            shutil.rmtree(trained)
         with new_folder(trained) as part:
             pipe.to("cpu").save_pretrained(part)
+            write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
 
 
@@ -123,6 +130,12 @@ def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path
     ).images
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(path, image_grid(list(pictures.float().cpu() * 2 - 1), columns=4))
+
+
+def _steps_of(model: Path) -> int | None:
+    """Return the steps that a saved model has seen, None if there is no finished one."""
+    path = model / TRAINING_RECORD
+    return json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else None
 
 
 def _require_size(pipe: DiffusionPipeline, size_px: int) -> None:

@@ -13,7 +13,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "orange": (245, 135, 25),
     "pink": (245, 130, 190),
 }
-"""Object colours as sRGB bytes; at least 60 apart (Euclidean) from each other and from every background."""
+"""Object colours as sRGB bytes; at least 86 apart (Euclidean) from each other and from every background."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
@@ -25,7 +25,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 RADII: dict[int, tuple[float, float]] = {1: (0.16, 0.34), 2: (0.14, 0.20), 3: (0.13, 0.17), 4: (0.12, 0.15)}
 """Range of an object's radius, in image widths, by how many objects share the picture.
 
-0.12 is 7.7 px at 64 px, the smallest picture: below 7 px the verifier starts to confuse shapes.
+0.12 is 7.7 px at 64 px, the smallest picture: there the verifier still reads every shape (``tests/world``).
 """
 
 

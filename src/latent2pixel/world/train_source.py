@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from tqdm.auto import tqdm
 
+from latent2pixel.flow import add_noise, sample_sigmas, velocity
 from latent2pixel.world.captions import heldout_captions
 from latent2pixel.world.latents import LatentScenes
 from latent2pixel.world.levels import Level
@@ -99,7 +101,7 @@ class SourceTrainer:
     def train(self) -> None:
         """Train up to ``settings.steps``, then leave the averaged weights in the pipeline."""
         settings, losses = self.settings, []
-        # Plain matrix products: the fused CPU kernel's backward takes 1.3 times the whole step at 64 tokens.
+        # Plain matrix products: with the fused CPU kernel a step takes 1.3 times as long (benchmarks/source_step.py).
         self.pipe.transformer.set_attention_backend("_native_math")
         if settings.compile:
             self.pipe.transformer.compile_repeated_blocks()
@@ -153,17 +155,16 @@ class SourceTrainer:
             scheduler's shift, so that training and sampling see the same ones.
         """
         chosen = torch.randint(len(self.scenes.captions), (self.settings.batch_size,), generator=self.generator)
-        latents_BCHW = self.scenes.latents[chosen]
+        latents_BCHW = self.scenes.latents[chosen].float()
         dropped = torch.rand(len(chosen), generator=self.generator) < self.settings.caption_dropout
         captions = self._encode(torch.where(dropped, 0, chosen + 1))
-        uniform = torch.rand(len(chosen), generator=self.generator)
-        sigma_B = NOISE_SHIFT * uniform / (1 + (NOISE_SHIFT - 1) * uniform)
+        sigma_B = sample_sigmas(len(chosen), shift=NOISE_SHIFT, generator=self.generator)
         noise_BCHW = torch.randn(latents_BCHW.shape, generator=self.generator)
-        noisy_BCHW = torch.lerp(latents_BCHW.float(), noise_BCHW, sigma_B.view(-1, 1, 1, 1))
+        noisy_BCHW = add_noise(latents_BCHW, noise_BCHW, sigma_B)
         samples = list(noisy_BCHW.to(torch.bfloat16).unsqueeze(2))
         # Z-Image's clock runs from 0 (noise) to 1 (clean), and its output is minus the velocity.
         output = self.pipe.transformer(samples, 1 - sigma_B, captions, return_dict=False)[0]
-        return (torch.stack(output).squeeze(2).float() - (latents_BCHW.float() - noise_BCHW)).pow(2).mean()
+        return F.mse_loss(-torch.stack(output).squeeze(2).float(), velocity(latents_BCHW, noise_BCHW))
 
     def _encode(self, rows: Tensor) -> list[Tensor]:
         """Return the caption embeddings of token rows as the pipeline makes them: a list of (L, D)."""

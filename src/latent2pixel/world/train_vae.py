@@ -50,11 +50,6 @@ def images_from_scenes(scenes: list[Scene], resolution_px: int = RESOLUTION_PX) 
     return torch.from_numpy(bytes_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def bytes_from_images(images_BCHW: Tensor) -> np.ndarray:
-    """Return images in [-1, 1] as sRGB bytes, shape (B, H, W, 3)."""
-    return ((images_BCHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def train_vae(
     level: Level, settings: VAETraining, *, report: Callable[[int, dict[str, float]], None] | None = None
 ) -> "AutoencoderKL":

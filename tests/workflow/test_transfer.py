@@ -1,0 +1,88 @@
+"""The training job on a tiny converted model and four pictures."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import PROMPTS, tiny_pixel_pipeline
+
+from latent2pixel.config import build_config, load_yaml
+from latent2pixel.errors import GeometryError, StateError
+from latent2pixel.generate import load_pipeline
+from latent2pixel.io.images import save_image
+from latent2pixel.io.records import write_records
+from latent2pixel.train import TrainConfig
+from latent2pixel.workflow.transfer import transfer
+
+CONFIG = TrainConfig(
+    steps=2, batch_size=2, image_size_px=32, num_blocks=1, precision="no", validate_every=0, validation_steps=1,
+    learning_rate=1e-3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("transfer")
+    tiny_pixel_pipeline("z_image").save_pretrained(folder / "pixel")
+    generator = torch.Generator().manual_seed(0)
+    records = []
+    for index in range(4):
+        save_image(folder / "images" / f"{index}.png", torch.rand(3, 32, 32, generator=generator) * 2 - 1)
+        records.append({"file_name": f"{index}.png", "prompt": PROMPTS[index % 2], "seed": index})
+    write_records(folder / "images" / "metadata.jsonl", records)
+    return folder / "pixel", folder / "images"
+
+
+def weights(model: Path) -> torch.Tensor:
+    return load_pipeline(model).transformer.head.out_conv.weight
+
+
+def test_unreadable_image_is_skipped_and_named(parts, tmp_path):
+    model, images = parts
+    broken = tmp_path / "images"
+    broken.mkdir()
+    for file in images.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes()[: 40 if file.name == "2.png" else None])
+    report = transfer(model, broken, tmp_path / "run", config=CONFIG)
+    assert len(report.skipped_images) == 1
+    assert "2.png" in report.skipped_images[0]
+    assert len(report.training.losses) == 2
+
+
+def test_run_that_goes_on_saves_its_newer_model(parts, tmp_path):
+    """Failed once: the model of fewer steps stayed."""
+    first = weights(transfer(*parts, tmp_path, config=CONFIG).model)
+    again = weights(transfer(*parts, tmp_path, config=CONFIG).model)
+    further = weights(transfer(*parts, tmp_path, config=replace(CONFIG, steps=4)).model)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, further)
+
+
+def test_run_yaml_repeats_the_run(parts, tmp_path):
+    report = transfer(*parts, tmp_path / "first", config=CONFIG)
+    stored = build_config(TrainConfig, load_yaml(tmp_path / "first" / "run.yaml")["train"])
+    assert transfer(*parts, tmp_path / "second", config=stored).training.losses == report.training.losses
+
+
+def test_trained_model_loads_with_plain_diffusers(parts, tmp_path):
+    model = transfer(*parts, tmp_path, config=CONFIG).model
+    code = """import sys, latent2pixel
+from diffusers import DiffusionPipeline
+print(type(DiffusionPipeline.from_pretrained(sys.argv[1])))"""
+    done = subprocess.run([sys.executable, "-c", code, str(model)], capture_output=True, text=True, check=True)
+    assert "ZImagePipeline" in done.stdout
+
+
+def test_other_settings_are_refused_by_name(parts, tmp_path):
+    transfer(*parts, tmp_path, config=CONFIG)
+    with pytest.raises(StateError, match=r"train\.learning_rate"):
+        transfer(*parts, tmp_path, config=replace(CONFIG, learning_rate=1e-4))
+
+
+def test_size_that_does_not_divide_is_refused(parts, tmp_path):
+    with pytest.raises(GeometryError, match="multiple of the model's patch size 16"):
+        transfer(*parts, tmp_path / "run", config=replace(CONFIG, image_size_px=40))
+    assert not (tmp_path / "run").exists()
