@@ -52,6 +52,8 @@ def test_source_comes_with_its_card_and_score(built):
     card = (folder / "README.md").read_text()
     assert f"{score['score']:.3f}" in card
     assert "chance" in card
+    assert "Guidance was chosen" in card
+    assert "_name_or_path" not in (folder / "vae" / "config.json").read_text()
     assert [line["step"] for line in curve(folder) if "loss" in line] == [1, 2, 3]
 
 

@@ -13,17 +13,17 @@ class DemoConfig:
     """Recipe of the transfer."""
     level: str = "easy"
     """Level of the miniature world whose captions are used."""
-    num_prompts: int = 1000
+    num_prompts: int = 600
     """Training captions."""
     seeds_per_prompt: int = 2
     """Source images of each, as in the paper."""
     num_captions: int = 120
     """Held-out captions of the scores, two images each."""
-    steps: int = 2000
+    steps: int = 1000
     """Training steps."""
     image_size_px: int = 64
     """Size of all images."""
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.0
     """Guidance of source and pixel model alike."""
     num_steps: int = 16
     """Euler steps of source and pixel model alike."""
