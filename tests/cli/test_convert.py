@@ -8,8 +8,9 @@ from tests.tiny import HEAD
 from typer.testing import CliRunner
 
 from latent2pixel.cli.app import app
-from latent2pixel.cli.convert import parse_dtype, parse_head
+from latent2pixel.cli.convert import parse_head
 from latent2pixel.errors import ConfigError, GeometryError, OutputFolderError, SourceError
+from latent2pixel.io.pipeline_folder import parse_dtype
 
 HEAD_TEXT = ",".join(map(str, HEAD))
 

@@ -3,6 +3,7 @@
 A full disk is the operating system's own: ``os`` calls raise what the kernel would, or ``/dev/full`` does.
 """
 
+import contextlib
 import errno
 import multiprocessing
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_nothing_stays_when_the_block_fails(tmp_path, error):
     with pytest.raises(error):
         fill(tmp_path / "out", failing(error))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_replaced_folder_stays_until_the_new_one_is_whole(tmp_path, ends_well):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with contextlib.suppress(KeyboardInterrupt), new_folder(tmp_path / "out", replace=True) as part:
+        (part / "newer").write_text("y")
+        if not ends_well:
+            raise KeyboardInterrupt
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["newer" if ends_well else "mine"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_full_folder_is_refused_before_any_work(tmp_path):

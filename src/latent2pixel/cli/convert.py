@@ -2,12 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    import torch
 
 
 def convert(
@@ -27,7 +24,7 @@ def convert(
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run
     from latent2pixel.convert.convert import plan_folder
-    from latent2pixel.io.pipeline_folder import find_pipeline_folder
+    from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     if dry_run:
         config = ConversionConfig(
@@ -79,26 +76,3 @@ def parse_head(text: str) -> str | tuple[int, ...]:
             fix="Write one number for each level, outermost first.",
         )
     return tuple(int(part) for part in parts)
-
-
-def parse_dtype(name: str | None) -> "torch.dtype | None":
-    """Return the torch dtype of that name, None for None.
-
-    Raises:
-        ConfigError: No such dtype.
-    """
-    if name is None:
-        return None
-    import torch
-
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        from latent2pixel.errors import ConfigError
-
-        raise ConfigError(
-            "There is no dtype of that name",
-            found=repr(name),
-            expected=f"one of {', '.join(known)}",
-            fix="Choose one of the listed names.",
-        )
-    return known[name]

@@ -17,9 +17,9 @@ def generate(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
 ) -> None:
     """Sample one picture with the model's stock pipeline."""
-    from latent2pixel.cli.convert import parse_dtype
     from latent2pixel.generate import load_pipeline
     from latent2pixel.generate.sample import sample_image
+    from latent2pixel.io.pipeline_folder import parse_dtype
 
     pipe = load_pipeline(model, torch_dtype=parse_dtype(dtype))
     sample_image(pipe, prompt, out=out, size_px=size, num_steps=steps, guidance_scale=guidance, seed=seed)

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latent2pixel.errors import ConfigError, StateError
-from latent2pixel.io.pipeline_folder import find_pipeline_folder, require_complete
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype, require_complete
 
 WORKER = "latent2pixel.evaluate.cost_worker"
-STORED_DTYPE = "stored"
-"""Keeps the dtype that the weights are stored in."""
-DTYPES = (STORED_DTYPE, "float32", "bfloat16", "float16")
-"""Dtypes in which a model can be measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +30,7 @@ class CostFigures:
 
 
 def measure_cost(
-    model_folder: str | Path, *, sizes_px: Sequence[int], num_steps: int, seed: int, dtype: str = STORED_DTYPE
+    model_folder: str | Path, *, sizes_px: Sequence[int], num_steps: int, seed: int, dtype: str | None = None
 ) -> list[CostFigures]:
     """Measure latency and peak memory of sampling through the stock pipeline, with its own default guidance.
 
@@ -45,7 +41,8 @@ def measure_cost(
         sizes_px: Widths (and heights) of the pictures.
         num_steps: Sampling steps of one picture, two at least.
         seed: Seed of the noise.
-        dtype: Name of a torch dtype, so that two models are compared in the same one, or "stored".
+        dtype: Name of a torch dtype, so that two models are compared in the same one;
+            None keeps the one that the weights are stored in.
 
     Returns:
         Figures in the order of the sizes.
@@ -62,20 +59,15 @@ def measure_cost(
             expected="2 or more, as the first step also holds the encoding of the prompt",
             fix="Pass more steps.",
         )
-    if dtype not in DTYPES:
-        raise ConfigError(
-            "There is no dtype of that name",
-            found=repr(dtype),
-            expected=f"one of {', '.join(DTYPES)}",
-            fix="Choose one of the listed names.",
-        )
+    parse_dtype(dtype)  # a misspelt one is refused here, before a process starts
     folder = find_pipeline_folder(model_folder)
     require_complete(folder)
     return [_measure(folder, size_px, num_steps=num_steps, seed=seed, dtype=dtype) for size_px in sizes_px]
 
 
-def _measure(folder: Path, size_px: int, *, num_steps: int, seed: int, dtype: str) -> CostFigures:
-    command = [sys.executable, "-m", WORKER, str(folder), str(size_px), str(num_steps), str(seed), dtype]
+def _measure(folder: Path, size_px: int, *, num_steps: int, seed: int, dtype: str | None) -> CostFigures:
+    command = [sys.executable, "-m", WORKER, str(folder), str(size_px), str(num_steps), str(seed)]
+    command += [] if dtype is None else [dtype]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         last_lines = finished.stderr.strip().splitlines()[-1:] or ["no message"]

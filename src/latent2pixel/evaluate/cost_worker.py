@@ -1,6 +1,6 @@
 """One measurement of ``measure_cost``: run as ``python -m``, prints one JSON line.
 
-Arguments: folder of the pipeline, size in pixels, number of steps, seed, name of a torch dtype or "stored".
+Arguments: folder of the pipeline, size in pixels, number of steps, seed, and a torch dtype if not the stored one.
 """
 
 import ctypes
@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from latent2pixel.evaluate.cost import STORED_DTYPE
-from latent2pixel.io.pipeline_folder import open_pipeline
+from latent2pixel.io.pipeline_folder import open_pipeline, parse_dtype
 
 NUM_REPEATS = 3
 """Pictures behind a median, after one to warm up."""
@@ -30,7 +29,7 @@ MMAP_BYTES = 64 * 1024
 def main() -> None:
     """Measure and print."""
     folder, size_px, num_steps, seed = Path(sys.argv[1]), *(int(value) for value in sys.argv[2:5])
-    pipe = open_pipeline(folder, dtype=None if sys.argv[5] == STORED_DTYPE else getattr(torch, sys.argv[5]))
+    pipe = open_pipeline(folder, dtype=parse_dtype(sys.argv[5] if len(sys.argv) > 5 else None))
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     runs = [_sample(pipe, size_px, num_steps=num_steps, seed=seed) for _ in range(1 + NUM_REPEATS)][1:]

@@ -18,7 +18,7 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` to write into; it takes the name ``path`` when the block ends well.
 
     Whatever ends the block early (an error, a full disk, Ctrl-C), nothing stays. What a killed process left under the
@@ -26,6 +26,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Args:
         path: Folder to make; must not exist, or be empty.
+        replace: Take the place of a folder that holds something; it stays until the new one is whole.
 
     Raises:
         OutputFolderError: If the folder holds something, cannot be written, or the disk is full.
@@ -33,10 +34,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with _clear_disk_errors(path):
-            _require_empty(path)
+            if not replace:
+                _require_empty(path)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
+            if replace and path.exists():
+                shutil.rmtree(path)
             _require_empty(path)
             if path.exists():
                 path.rmdir()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent2pixel.errors import CheckpointError, SourceError
+from latent2pixel.errors import CheckpointError, ConfigError, SourceError
 from latent2pixel.io.safetensors_file import StoredTensor, read_header
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ CONFIG_NAMES = (
 """At least one of them is in every part of a pipeline."""
 FLOAT_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Safetensors name -> torch name."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""Dtypes that a user may ask for, by torch's name."""
 
 
 def find_pipeline_folder(source: str | Path) -> Path:
@@ -192,6 +194,26 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
     if "transformer" in weights:
         _require_equal_keys(folder / "transformer", weights["transformer"], pipe.transformer)
     return pipe
+
+
+def parse_dtype(name: str | None) -> "torch.dtype | None":
+    """Return the torch dtype of that name, None for None.
+
+    Raises:
+        ConfigError: No such dtype.
+    """
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ConfigError(
+            "There is no dtype of that name",
+            found=repr(name),
+            expected=f"one of {', '.join(DTYPES)}",
+            fix="Choose one of the listed names.",
+        )
+    import torch
+
+    return getattr(torch, name)
 
 
 def _main_dtype(tensors: Mapping[str, StoredTensor]) -> "torch.dtype":

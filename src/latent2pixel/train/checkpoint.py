@@ -43,9 +43,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         keep: Newest checkpoints that stay.
     """
     path = folder / f"{PREFIX}{checkpoint.step:08d}"
-    if path.exists():
-        shutil.rmtree(path)
-    with new_folder(path) as part:
+    with new_folder(path, replace=True) as part:
         save_file(
             {name: tensor.contiguous() for name, tensor in checkpoint.trainable.items()}, part / "trainable.safetensors"
         )

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,9 +106,7 @@ def transfer(
     trained = out / "model"
     if _steps_of(trained) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
-        if trained.exists():
-            shutil.rmtree(trained)
-        with new_folder(trained) as part:
+        with new_folder(trained, replace=True) as part:
             pipe.to("cpu").save_pretrained(part)
             write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,9 +83,7 @@ def build_source(
         pipe, level, num_captions=num_captions, images_per_caption=IMAGES_PER_CAPTION, seed=0, guidance_scale=best
     )
     announce(str(score))
-    if target.exists():
-        shutil.rmtree(target)
-    with new_folder(target) as part:
+    with new_folder(target, replace=True) as part:
         pipe.to(dtype=torch.bfloat16).save_pretrained(part)
         _forget_origin(part / "vae" / "config.json")
         shutil.copy(work / CURVE, part / CURVE)
@@ -132,6 +131,8 @@ def model_card(
         trainer: Holds its steps and seconds.
     """
     guidances = ", ".join(f"{scale:g}: {each.score:.3f} +- {each.standard_error:.3f}" for scale, each in tried.items())
+    config, defaults = trainer.pipe.transformer.config, asdict(SourceTraining())
+    changed = "".join(f" --set {key}={value}" for key, value in asdict(settings).items() if value != defaults[key])
     rows = "\n".join(
         f"| {task} | {part.score:.3f} | {part.standard_error:.3f} | {part.chance:.3f} | {part.num_images} |"
         for task, part in score.tasks.items()
@@ -144,9 +145,9 @@ pipeline_tag: text-to-image
 # Miniature source of latent2pixel
 
 A tiny but real latent text-to-image model: `ZImagePipeline` with an `AutoencoderKL` (8x, 4 channels), a
-`ZImageTransformer2DModel` (width {trainer.pipe.transformer.config.dim}, {trainer.pipe.transformer.config.n_layers}
-blocks), a Qwen3 text encoder and Z-Image's scheduler (shift {NOISE_SHIFT:g}). It draws scenes of latent2pixel's
-procedural world, level "{level.name}", at {RESOLUTION_PX} px. No data from outside was used.
+`ZImageTransformer2DModel` (width {config.dim}, {config.n_layers} blocks), a Qwen3 text encoder and Z-Image's
+scheduler (shift {NOISE_SHIFT:g}). It draws scenes of latent2pixel's procedural world, level "{level.name}", at
+{RESOLUTION_PX} px. No data from outside was used.
 
 Score by the world's exact verifier on held-out captions, guidance {guidance_scale:g}, 16 Euler steps:
 **{score.score:.3f} +- {score.standard_error:.3f}** (chance {score.chance:.3f}; {score.num_images} images of
@@ -160,8 +161,8 @@ captions with other words around them. Guidance was chosen on another draw of he
 
 Trained for {trainer.step} steps of {settings.batch_size} scenes in {trainer.seconds / 60:.0f} minutes on
 {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}), {date.today().isoformat()}; `curve.jsonl`
-holds loss and scores on the way. To repeat:
-`l2p world train-source OUT --level {level.name} --set steps={settings.steps}`.
+holds loss and scores on the way (60 held-out captions, guidance {settings.guidance_scale:g}). Settings of the
+last call: `l2p world train-source OUT --level {level.name}{changed}`.
 """
 
 
