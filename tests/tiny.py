@@ -82,6 +82,8 @@ def _vae() -> nn.Module:
         latent_channels=4,
         norm_num_groups=2,
         mid_block_add_attention=False,
+        # The stock pipeline adds the shift to latents before decoding.
+        shift_factor=0.0,
     ).eval()
 
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from latent2pixel.io.new_folder import new_folder
-from latent2pixel.io.safetensors_file import CHUNK_BYTES, NUM_CHUNKS, fingerprint, read_header
+from latent2pixel.io.safetensors_file import CHUNK_BYTES, NUM_CHUNKS, fingerprint, fingerprint_of_folders, read_header
 
 
 def test_header(tmp_path):
@@ -39,3 +39,15 @@ def test_new_folder_removes_what_a_killed_process_left(tmp_path):
         assert list(partial.iterdir()) == []
         (partial / "whole").write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_fingerprint_of_folders_sees_names_and_contents(tmp_path):
+    def made(where, name="a.json", content="1"):
+        (tmp_path / where / "text_encoder").mkdir(parents=True)
+        (tmp_path / where / "text_encoder" / name).write_text(content)
+        return fingerprint_of_folders([tmp_path / where / "text_encoder"])
+
+    first = made("one")
+    assert made("moved") == first
+    assert made("renamed", name="b.json") != first
+    assert made("changed", content="2") != first

@@ -9,6 +9,7 @@ from tests.tiny import HEAD, PROMPTS, tiny_pipeline
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
 from latent2pixel.train import TrainConfig, TrainReport, train
+from latent2pixel.train.trainer import Validate
 
 SETTINGS = {
     "batch_size": 2,
@@ -35,13 +36,15 @@ class TinyImages(torch.utils.data.Dataset):
         return {"image": image, "prompt": PROMPTS[index % 2], "seed": index}
 
 
-def run(out: Path, steps: int, **overrides: object) -> tuple[object, TrainReport]:
-    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0)
+def run(
+    out: Path, steps: int, *, validate: Validate | None = None, dtype: torch.dtype = torch.float32, **overrides: object
+) -> tuple[object, TrainReport]:
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0).to(dtype)
     family = family_of(pipe.transformer)
     prompts = ["", *PROMPTS]
     encoded = dict(zip(prompts, family.encode(pipe, prompts), strict=True))
     config = TrainConfig(steps=steps, **{**SETTINGS, **overrides})
-    return pipe, train(pipe, TinyImages(), encoded.__getitem__, out=out, config=config)
+    return pipe, train(pipe, TinyImages(), encoded.__getitem__, out=out, config=config, validate=validate)
 
 
 if __name__ == "__main__":

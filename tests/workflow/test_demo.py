@@ -6,9 +6,12 @@ import math
 import pytest
 
 from latent2pixel.errors import StateError
+from latent2pixel.io.pipeline_folder import read_json
+from latent2pixel.model.head import HEAD_CHANNELS
 from latent2pixel.workflow.demo import retention_of, run_demo
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.world.score import Score
+from latent2pixel.world.source_model import SHIPPED_SOURCE
 
 TINY = {"num_prompts": 12, "seeds_per_prompt": 1, "num_captions": 12, "steps": 4, "num_steps": 2}
 
@@ -48,6 +51,17 @@ def test_demo_again_makes_nothing_new(finished):
 def test_demo_with_other_settings_is_refused(finished):
     with pytest.raises(StateError, match="steps"):
         run_demo(finished[0], config=DemoConfig(**{**TINY, "steps": 5}))
+
+
+@pytest.mark.e2e
+def test_demo_runs_on_another_source(tmp_path):
+    """A folder instead of the shipped name: the recipe at full width, in the source's own bfloat16."""
+    settings = TINY | {"source": str(SHIPPED_SOURCE), "image_size_px": 64, "steps": 1}
+    result = run_demo(tmp_path / "demo", config=DemoConfig(**settings))
+    config = read_json(tmp_path / "demo" / "train" / "model" / "transformer" / "config.json")
+    assert config["head_channels"] == list(HEAD_CHANNELS["1k"])
+    assert result.report.exists()
+    assert (tmp_path / "demo" / "pairs.png").exists()
 
 
 def test_retention_and_its_error():

@@ -1,6 +1,7 @@
 """The application: its commands, and how errors reach the user. Nothing here imports torch."""
 
 import errno
+import os
 import sys
 
 import typer
@@ -30,6 +31,8 @@ app.add_typer(world.app, name="world")
 
 def main() -> None:
     """Run ``l2p``: exit 0 on success, 2 on a user's mistake (told without a traceback), 1 on a bug."""
+    # diffusers warns that PixelVAE is no AutoencoderKL each time a pixel pipeline loads; a user's own level stands.
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         app()
     except L2PError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def fingerprint(path: Path) -> str:
                 index * (size - CHUNK_BYTES) // (num_chunks - 1) if num_chunks == NUM_CHUNKS else index * CHUNK_BYTES
             )
             digest.update(file.read(CHUNK_BYTES))
+    return digest.hexdigest()
+
+
+def fingerprint_of_folders(folders: Iterable[Path]) -> str:
+    """Return a SHA-256 of the names and contents of all files in some folders, weights by ``fingerprint``."""
+    digest = hashlib.sha256()
+    for folder in sorted(folders):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()} {fingerprint(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from latent2pixel.errors import StateError
+from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import family_of
+from latent2pixel.io.images import bytes_of
 from latent2pixel.model import freezing
 from latent2pixel.model.pixel_transformer import unwrapped
 from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 EncodedPrompts = Callable[[str], dict[str, Tensor]]
 """From a prompt to its cached embeddings, as the family's ``encode`` made them."""
-Validate = Callable[[int, DiffusionPipeline], None]
-"""Called with the step and the pipeline, which holds the averaged weights if the run keeps any."""
+Validate = Callable[[int, DiffusionPipeline], Tensor | None]
+"""Called with the step and the pipeline, which holds the averaged weights if the run keeps any; returns a picture
+(3, H, W) in [-1, 1] for tensorboard, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class _Run:
         names = freezing.trainable_names(pipe.transformer, preset=config.freezing, num_blocks=config.num_blocks)
         freezing.freeze_all_but(pipe.transformer, names)
         self.share = freezing.describe(pipe.transformer, names)
+        self.dtype = pipe.transformer.dtype
+        _require_precision(self.dtype, config.precision)
         cast_training_params(pipe.transformer)
         if config.attention_backend is not None:
             pipe.transformer.set_attention_backend(config.attention_backend)
@@ -167,10 +171,10 @@ class _Run:
         self.accelerator.end_training()
 
     def show_average(self) -> None:
-        """Leave the averaged weights in the pipeline, if the run keeps any."""
+        """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtype that it came with."""
         if self.average is not None:
             self.average.copy_to(self.trainable.values())
-        self.pipe.transformer = unwrapped(self.model).eval()
+        self.pipe.transformer = unwrapped(self.model).to(self.dtype).eval()
 
     def losses(self) -> list[tuple[int, float]]:
         """Return step and loss of every step of the run."""
@@ -259,7 +263,12 @@ class _Run:
         if self.average is not None:
             self.average.store(self.trainable.values())
             self.average.copy_to(self.trainable.values())
-        validate(self.step, self.pipe)
+        # Trainable weights are float32: beside a bfloat16 trunk only autocast brings the two together.
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
+            shown_CHW = validate(self.step, self.pipe)
+        if shown_CHW is not None:
+            board = self.accelerator.get_tracker("tensorboard")
+            board.log_images({"validation": bytes_of(shown_CHW)[None]}, step=self.step, dataformats="NHWC")
         if self.average is not None:
             self.average.restore(self.trainable.values())
         self.model.train()
@@ -270,3 +279,13 @@ class _Run:
 
     def _loss_lines(self) -> list[str]:
         return self._loss_path.read_text().splitlines() if self._loss_path.exists() else []
+
+
+def _require_precision(dtype: torch.dtype, precision: str) -> None:
+    if precision == "no" and dtype != torch.float32:
+        raise ConfigError(
+            "The model is stored in a lower precision than the run asks for",
+            found=f"{str(dtype).removeprefix('torch.')} weights, precision 'no'",
+            expected="precision 'bf16', or float32 weights",
+            fix="Leave precision at bf16, or convert the source with --dtype float32.",
+        )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
@@ -48,9 +49,8 @@ NUM_CURVE_POINTS = 4
 """Points of the score curve."""
 CURVE_CAPTIONS = 60
 """Held-out captions behind one point of the score curve: an error of about 0.06 for a few seconds of sampling."""
-SAMPLING_BATCH = 60
-COST_DTYPE = "float32"
-"""Dtype in which the cost of both models is measured."""
+SAMPLING_PIXELS = 60 * 64 * 64
+"""Pixels sampled at a time: 60 miniature pictures, or one large one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def run_demo(
     out: Path,
     *,
     config: DemoConfig,
-    cost_sizes_px: Sequence[int] = (64, 128, 256),
+    cost_sizes_px: Sequence[int] | None = None,
     announce: Callable[[str], None] = logger.info,
 ) -> DemoResult:
     """Run the transfer end to end, or go on where an earlier call stopped.
@@ -85,7 +85,8 @@ def run_demo(
     Args:
         out: Folder of all results; the report is ``report.html`` in it.
         config: Settings.
-        cost_sizes_px: Sizes at which latency and memory are measured; weights do not matter for either.
+        cost_sizes_px: Sizes at which latency and memory are measured; weights do not matter for either. None takes
+            the image size, and for the miniature also two and four times it.
         announce: Takes one line for each stage.
 
     Raises:
@@ -99,13 +100,19 @@ class _Demo:
     """One demo and the folder it fills."""
 
     def __init__(
-        self, out: Path, config: DemoConfig, cost_sizes_px: Sequence[int], announce: Callable[[str], None]
+        self, out: Path, config: DemoConfig, cost_sizes_px: Sequence[int] | None, announce: Callable[[str], None]
     ) -> None:
-        self.out, self.config, self.cost_sizes_px, self.announce = out, config, cost_sizes_px, announce
+        self.out, self.config, self.announce = out, config, announce
         self.level = require_level(config.level)
-        self.source = SHIPPED_SOURCE if config.source == "shipped" else find_pipeline_folder(config.source)
+        is_shipped = config.source == "shipped"
+        self.source = SHIPPED_SOURCE if is_shipped else find_pipeline_folder(config.source)
         recipe = require_recipe(config.recipe)
-        self.recipe: Recipe = miniature(recipe) if config.source == "shipped" else recipe
+        self.recipe: Recipe = miniature(recipe) if is_shipped else recipe
+        self.size_px = config.image_size_px or self.recipe.training.image_size_px
+        self.batch_size = max(1, SAMPLING_PIXELS // self.size_px**2)
+        # On most CPUs bfloat16 is slower than float32; another source keeps its own dtype.
+        self.dtype = torch.float32 if is_shipped else None
+        self.cost_sizes_px = cost_sizes_px or [factor * self.size_px for factor in ((1, 2, 4) if is_shipped else (1,))]
         self._claim()
 
     def run(self) -> DemoResult:
@@ -165,20 +172,16 @@ class _Demo:
             prompts,
             folder,
             seeds_per_prompt=seeds,
-            image_size_px=self.config.image_size_px,
+            image_size_px=self.size_px,
             num_steps=self.config.num_steps,
             guidance_scale=self.config.guidance_scale,
-            batch_size=SAMPLING_BATCH,
+            batch_size=self.batch_size,
             seed=self.config.seed,
         )
 
     def _open_source(self) -> DiffusionPipeline:
-        pipe = open_pipeline(self.source, dtype=self._dtype())
+        pipe = open_pipeline(self.source, dtype=self.dtype)
         return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def _dtype(self) -> torch.dtype | None:
-        """Return float32 for the miniature: on most CPUs bfloat16 is slower. None keeps the source's own."""
-        return torch.float32 if self.config.source == "shipped" else None
 
     def _first_look(self) -> None:
         """Sample a few held-out captions and save them as one picture: something to see within a minute."""
@@ -207,7 +210,7 @@ class _Demo:
             head_feature_norm=settings.head_feature_norm,
             num_blocks=settings.num_blocks,
             seed=self.config.seed,
-            torch_dtype=self._dtype(),
+            torch_dtype=self.dtype,
         )
         self.announce(report.plan.describe())
 
@@ -218,7 +221,7 @@ class _Demo:
             warmup_steps=min(self.recipe.training.warmup_steps, self.config.steps // 10),
             cooldown_steps=self.config.steps * 3 // 10,
             validate_every=max(self.config.steps // NUM_CURVE_POINTS, 1),
-            image_size_px=self.config.image_size_px,
+            image_size_px=self.size_px,
             seed=self.config.seed,
             validation_guidance=self.config.guidance_scale,
             validation_steps=self.config.num_steps,
@@ -234,14 +237,17 @@ class _Demo:
 
     def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> None:
         wanted = heldout_captions(self.level, CURVE_CAPTIONS, seed=self.config.seed + 1)
-        pictures = pipe(
-            prompt=[caption.text for caption in wanted],
-            height=self.config.image_size_px,
-            width=self.config.image_size_px,
-            num_inference_steps=self.config.num_steps,
-            guidance_scale=self.config.guidance_scale,
-            generator=torch.Generator().manual_seed(self.config.seed),
-        ).images
+        generator = torch.Generator().manual_seed(self.config.seed)
+        pictures = []
+        for start in range(0, len(wanted), self.batch_size):
+            pictures += pipe(
+                prompt=[caption.text for caption in wanted[start : start + self.batch_size]],
+                height=self.size_px,
+                width=self.size_px,
+                num_inference_steps=self.config.num_steps,
+                guidance_scale=self.config.guidance_scale,
+                generator=generator,
+            ).images
         score = score_images([np.asarray(picture) for picture in pictures], wanted)
         self.announce(f"step {step}: score {score}")
         points = {line["step"]: line for line in self._score_curve()}
@@ -262,21 +268,27 @@ class _Demo:
             rows = []
             for model, folder in (("source", self.source), ("pixel", self.out / "train" / "model")):
                 for figures in measure_cost(
-                    folder, sizes_px=self.cost_sizes_px, num_steps=4, seed=self.config.seed, dtype=COST_DTYPE
+                    folder, sizes_px=self.cost_sizes_px, num_steps=4, seed=self.config.seed, dtype=self._cost_dtype()
                 ):
                     rows.append({"model": model, **asdict(figures)})
             path.write_text(json.dumps(rows))
         return [CostRow(**row) for row in json.loads(path.read_text())]
 
+    def _cost_dtype(self) -> str | None:
+        return None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+
     def _report(self, transferred: TransferReport, costs: list[CostRow]) -> DemoResult:
         source_score = score_folder(self.out / "source-heldout", self.level)
         pixel_score = score_folder(self.out / "pixel-heldout", self.level)
         retention, error = retention_of(pixel_score, source_score)
+        pairs = self._pairs()
+        if not (self.out / "pairs.png").exists():
+            save_image(self.out / "pairs.png", _grid_of(pairs))
         stages = self._stages()
         content = ReportContent(
             title="Latent to pixel, in miniature",
             source_name=self.config.source,
-            pairs=self._pairs(),
+            pairs=pairs,
             source_score=source_score.as_record(),
             pixel_score=pixel_score.as_record(),
             retention=retention,
@@ -335,6 +347,13 @@ def retention_of(pixel: Score, source: Score) -> tuple[float, float]:
     retention = pixel.score / source.score
     variance = pixel.standard_error**2 + (retention * source.standard_error) ** 2
     return retention, math.sqrt(variance) / source.score
+
+
+def _grid_of(pairs: Sequence[ImagePair]) -> Tensor:
+    """Return the source's pictures in a row above the pixel model's, (3, H, W) in [-1, 1]."""
+    pictures = [pair.source for pair in pairs] + [pair.pixel for pair in pairs]
+    images = [torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
+    return image_grid(images, columns=len(pairs))
 
 
 def _as_prompt(index: int, caption: Caption) -> Prompt:

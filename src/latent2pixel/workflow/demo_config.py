@@ -21,8 +21,8 @@ class DemoConfig:
     """Held-out captions of the scores, two images each."""
     steps: int = 1000
     """Training steps."""
-    image_size_px: int = 64
-    """Size of all images."""
+    image_size_px: int | None = None
+    """Size of all images; none means that of the recipe: 64 for the miniature, 1024 for another source."""
     guidance_scale: float = 2.0
     """Guidance of source and pixel model alike."""
     num_steps: int = 16

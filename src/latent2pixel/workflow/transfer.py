@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers import __version__ as diffusers_version
+from torch import Tensor
 
 import latent2pixel
 from latent2pixel.config import dump_yaml, load_yaml
@@ -19,6 +21,8 @@ from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.new_folder import new_folder, write_file
+from latent2pixel.io.pipeline_folder import find_pipeline_folder
+from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
 
@@ -75,7 +79,8 @@ def transfer(
         StateError: The run folder belongs to other settings.
         L2PError: The model, the images or a checkpoint cannot be used.
     """
-    pipe = load_pipeline(model)
+    folder = find_pipeline_folder(model)
+    pipe = load_pipeline(folder)
     _require_size(pipe, config.image_size_px)
     dataset = ImageFolderDataset(images, config.image_size_px)
     _claim(out, model=model, images=images, config=config)
@@ -94,13 +99,18 @@ def transfer(
         [family.null_prompt, *dataset.prompts],
         lambda prompts: family.encode(pipe, prompts),
         batch_size=ENCODE_BATCH,
-        fingerprint=str(model.resolve()),
+        # What the embeddings depend on: the weights of a text encoder, its tokenizer's files, the code that calls both.
+        fingerprint=fingerprint_of_folders([*folder.glob("text_encoder*"), *folder.glob("tokenizer*")])
+        + diffusers_version,
     )
 
-    def validate(step: int, shown: DiffusionPipeline) -> None:
-        save_validation_grid(shown, dataset.prompts, out / "validation" / f"step-{step:08d}.png", config=config)
+    def validate(step: int, shown: DiffusionPipeline) -> Tensor:
+        grid_CHW = save_validation_grid(
+            shown, dataset.prompts, out / "validation" / f"step-{step:08d}.png", config=config
+        )
         if on_validate is not None:
             on_validate(step, shown)
+        return grid_CHW
 
     report = train(pipe, dataset, cache.__getitem__, out=out, config=config, validate=validate)
     trained = out / "model"
@@ -112,8 +122,8 @@ def transfer(
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
 
 
-def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> None:
-    """Sample the first distinct prompts with fixed noise and save them as one picture."""
+def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> Tensor:
+    """Sample the first distinct prompts with fixed noise, save them as one picture and return it, (3, H, W)."""
     chosen = list(dict.fromkeys(prompts))[: config.validation_images]
     pipe.set_progress_bar_config(disable=True)
     pictures = pipe(
@@ -126,7 +136,9 @@ def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path
         output_type="pt",
     ).images
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(path, image_grid(list(pictures.float().cpu() * 2 - 1), columns=4))
+    grid_CHW = image_grid(list(pictures.float().cpu() * 2 - 1), columns=4)
+    save_image(path, grid_CHW)
+    return grid_CHW
 
 
 def _steps_of(model: Path) -> int | None:
