@@ -78,7 +78,9 @@ def test_misspelt_name_is_named(arguments, nearest):
 def test_ctrl_c_is_told_in_four_parts(tmp_path):
     """Typer turns Ctrl-C into a silent exit 130 before ``main`` sees it. A pipe that says nothing keeps it busy."""
     os.mkfifo(tmp_path / "prompts.jsonl")
-    script = f"import sys\n{MAIN}\nsys.stderr.write('ready')\nsys.stderr.flush()\nmain()"
+    # A shell that starts the tests in the background has them ignore SIGINT, and children inherit that.
+    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"import sys\n{restore}\n{MAIN}\nsys.stderr.write('ready')\nsys.stderr.flush()\nmain()"
     arguments = ["data", "filter", str(tmp_path / "prompts.jsonl"), str(tmp_path / "kept.jsonl")]
     process = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr.read(5) == "ready"
