@@ -22,11 +22,11 @@ def orthonormal(rows: int, columns: int) -> torch.Tensor:
 
 def linear_world() -> tuple[torch.Tensor, torch.Tensor, LiftFit]:
     """Return latents, the images of a linear orthonormal VAE with an offset, and their fit."""
-    latents_Bdhw = noise(200, TOKEN_DIM, 2, 3, seed=1)
+    latents_Bdhw = noise(600, TOKEN_DIM, 2, 3, seed=1)
     basis_Dd, mean_D = orthonormal(3 * PATCH**2, TOKEN_DIM), 0.3 * noise(3 * PATCH**2, seed=2)
     patches_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, basis_Dd) + mean_D.view(-1, 1, 1)
     statistics = LiftStatistics(3 * PATCH**2, TOKEN_DIM)
-    for part in range(0, 200, 50):
+    for part in range(0, 600, 50):
         statistics.add(
             patches_BDhw[part : part + 50].movedim(1, -1).flatten(0, 2),
             latents_Bdhw[part : part + 50].movedim(1, -1).flatten(0, 2),
@@ -54,7 +54,7 @@ def test_lifted_noisy_image_is_the_noisy_latent():
         expected = add_noise(latents_Bdhw, white_Bdhw, lifted.sigma_B)
         torch.testing.assert_close(lifted.tokens_Bdhw, expected, atol=1e-4, rtol=0)
         covariance = white_Bdhw.movedim(1, -1).flatten(0, 2).T.cov()
-        # 1200 samples: an entry of the covariance has the error 1 / sqrt(1200) = 0.03
+        # 3600 samples: an entry of the covariance has the error 1 / sqrt(3600) = 0.02
         torch.testing.assert_close(covariance, torch.eye(TOKEN_DIM), atol=0.15, rtol=0)
 
 

@@ -18,6 +18,8 @@ from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 
 NUM_FIT_IMAGES = 1000
 """Images behind a fit: at 1024 px 4 million patches, far more than its matrices have entries in a row."""
+MIN_PATCHES_PER_VALUE = 4
+"""Patches for each of a patch's values; with fewer the fit follows chance, and its R^2 says nothing."""
 RIDGE = 1e-6
 """Ridge of the linear fits, relative to the mean variance: holds directions that never vary at zero."""
 MIN_R2_IN = 0.25
@@ -43,7 +45,7 @@ def fit_lift(pipe: Any, images: FitImages, *, patch_size: int) -> LiftFit:
         patch_size: Pixels per token and axis.
 
     Raises:
-        DataError: There are no images.
+        DataError: There are too few images.
         SourceError: The source's latents are too far from a linear image of its pixels.
     """
     family = family_of(pipe.transformer)
@@ -59,12 +61,13 @@ def fit_lift(pipe: Any, images: FitImages, *, patch_size: int) -> LiftFit:
         tokens_Bdhw = family.tokens(family.latents(pipe, images_BCHW))
         patches_BDhw = functional.pixel_unshuffle(images_BCHW, patch_size)
         statistics.add(_flat(patches_BDhw), _flat(tokens_Bdhw))
-    if not statistics.num_patches:
+    needed = MIN_PATCHES_PER_VALUE * IMAGE_CHANNELS * patch_size**2
+    if statistics.num_patches < needed:
         raise DataError(
-            "There are no images to fit the lift on",
-            found=images.name,
-            expected="about 1000 images of the source",
-            fix="Make some with `l2p data synthesize`.",
+            "There are too few images to fit the lift on",
+            found=f"{statistics.num_patches} patches of {patch_size} px in {images.name}",
+            expected=f"at least {needed} patches; about 1000 images are best",
+            fix="Make more with `l2p data synthesize`.",
         )
     return statistics.fit()
 
