@@ -45,6 +45,29 @@ def feature_map(pipe, noisy_BCHW, sigma_B, cond):
     return recorded[0]
 
 
+def test_clock_and_tokens_undo_each_other(name):
+    family = load_family(name)
+    sigma_B = torch.linspace(0, 1, 9)
+    torch.testing.assert_close(family.sigma(family.timestep(sigma_B)), sigma_B, atol=1e-6, rtol=0)
+    tokens_Bdhw = noise(2, 16, 3, 5)
+    assert torch.equal(family.tokens(family.untokens(tokens_Bdhw)), tokens_Bdhw)
+
+
+def test_tokens_are_what_the_input_projection_receives(name):
+    family, pipe = load_family(name), tiny_pipeline(name)
+    received = []
+    projection = pipe.transformer.get_submodule(family.input_projections[0])
+    projection.register_forward_pre_hook(lambda _, arguments: received.append(arguments[0]))
+    sample = source_sample(name, 2, 3, 5)
+    call = {family.sample_argument: sample, family.timestep_argument: family.timestep(SIGMA_B)}
+    with torch.no_grad():
+        pipe.transformer(**call, **conditioning(name, pipe))
+    tokens_BLd = family.tokens(sample).flatten(2).movedim(1, -1)
+    for item, expected_Ld in enumerate(tokens_BLd):
+        per_image = received[0].unflatten(0, (2, -1))[item]  # padding tokens follow the image's own
+        assert torch.equal(per_image[:15], expected_Ld)
+
+
 @torch.no_grad()
 def test_trunk_is_bit_identical_to_the_source(name):
     """Equal tokens in: the last hidden states of both trunks are equal, bit for bit, on every image token."""

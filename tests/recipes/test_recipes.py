@@ -15,6 +15,12 @@ def test_paper_and_released_differ_only_in_what_trains():
     assert dataclasses.replace(released, freezing="paper") == paper
 
 
+def test_lift_differs_from_the_paper_only_in_its_start_and_the_trunks_rate():
+    paper, lift = RECIPES["paper"](), RECIPES["lift"]()
+    assert dataclasses.replace(lift.conversion, initialisation="random") == paper.conversion
+    assert dataclasses.replace(lift.training, trunk_rate_factor=1.0) == paper.training
+
+
 @pytest.mark.parametrize("wrong", [{"freezing": "all"}, {"head": "8k"}, {"head_feature_norm": "rms"}])
 def test_unknown_values_are_refused(wrong):
     with pytest.raises(ConfigError):

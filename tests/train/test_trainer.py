@@ -81,6 +81,21 @@ def test_run_is_left_with_the_averaged_weights(tmp_path):
     assert not torch.equal(averaged.transformer.state_dict()[name], plain.transformer.state_dict()[name])
 
 
+def test_trunk_rate_scales_the_steps_of_kept_weights_alone(tmp_path):
+    start_weights = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, seed=0).transformer.state_dict()
+    moved = {}
+    for factor in (1.0, 0.1):
+        pipe, _ = run(
+            tmp_path / str(factor), 1, trunk_rate_factor=factor, ema_decay=0.0, weight_decay=0.0, warmup_steps=0
+        )
+        after = pipe.transformer.state_dict()
+        moved[factor] = {name: (after[name] - start_weights[name]).abs().max() for name in start_weights}
+    block, head = "layers.0.attention.to_q.weight", "head.out_conv.weight"
+    assert moved[0.1][head] == moved[1.0][head] > 0
+    # AdamW's first step has the length of the rate, whatever the gradient
+    torch.testing.assert_close(moved[0.1][block], 0.1 * moved[1.0][block], rtol=1e-2, atol=0)
+
+
 def test_validation_picture_reaches_tensorboard(tmp_path):
     run(tmp_path, 2, validate=lambda _step, _pipe: torch.zeros(3, 8, 8), validate_every=1)
     (events,) = (tmp_path / "logs").rglob("events.*")

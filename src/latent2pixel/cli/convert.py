@@ -2,17 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from latent2pixel.convert.initialise import FitImages
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     patch_size: Annotated[int, typer.Option(help="Pixels per token and axis; 16 for 1K, 64 for 4K.")] = 16,
-    recipe: Annotated[str, typer.Option(help="paper or released.")] = "paper",
+    recipe: Annotated[str, typer.Option(help="lift, paper or released.")] = "paper",
     head: Annotated[str, typer.Option(help="1k, 4k, or channels of each level such as 16,32,64,96.")] = "1k",
+    images: Annotated[
+        Path | None, typer.Option(help="Recipe lift: about 1000 images of the source, from `l2p data synthesize`.")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Width and height of these images, in pixels.")] = 1024,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
@@ -21,14 +28,21 @@ def convert(
 ) -> None:
     """Convert a source: codec in the VAE's place, new input projection and detailer head, everything else kept."""
     channels = parse_head(head)
+    from latent2pixel import recipes
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run
     from latent2pixel.convert.convert import plan_folder
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
+    published = recipes.require_recipe(recipe).conversion
     if dry_run:
         config = ConversionConfig(
-            patch_size=patch_size, head=channels, freezing=recipe, num_blocks=num_blocks, seed=seed
+            patch_size=patch_size,
+            head=channels,
+            freezing=published.freezing,
+            num_blocks=num_blocks,
+            initialisation=published.initialisation,
+            seed=seed,
         )
         plan, _ = plan_folder(find_pipeline_folder(source), config)
         typer.echo(json.dumps(plan.counts()) if as_json else plan.describe())
@@ -37,9 +51,10 @@ def convert(
         source,
         out,
         patch_size=patch_size,
-        recipe=recipe,
+        recipe=published.freezing,
         head=channels,
         num_blocks=num_blocks,
+        fit_images=_fit_images(images, image_size) if published.initialisation == "lift" else None,
         seed=seed,
         torch_dtype=parse_dtype(dtype),
     )
@@ -55,6 +70,22 @@ def convert(
         err=True,
     )
     typer.echo(str(report.folder))
+
+
+def _fit_images(folder: Path | None, image_size: int) -> "FitImages":
+    from latent2pixel.convert.initialise import NUM_FIT_IMAGES, FitImages
+    from latent2pixel.data.dataset import ImageFolderDataset, image_batches
+    from latent2pixel.errors import ConfigError
+
+    if folder is None:
+        raise ConfigError(
+            "The recipe lift is fitted on images of the source",
+            found="no --images",
+            expected="a folder of about 1000 images, as `l2p data synthesize` writes it",
+            fix="Pass it with --images FOLDER and its --image-size, or choose the recipe paper.",
+        )
+    dataset = ImageFolderDataset(folder, image_size)
+    return FitImages(name=str(folder), batches=image_batches(dataset, batch_size=4, num_images=NUM_FIT_IMAGES))
 
 
 def parse_head(text: str) -> str | tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Settings of a conversion."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.model.freezing import PRESETS
@@ -21,6 +22,8 @@ class ConversionConfig:
     """Which parameters train afterwards: a preset of ``model.freezing``."""
     num_blocks: int = 5
     """Blocks at each end of the trunk that train."""
+    initialisation: Literal["random", "lift"] = "random"
+    """How the new parts start: at random, as published, or in closed form from source images (``model.lift``)."""
     seed: int = 0
     """Seed of the new parts' random weights."""
 

@@ -11,6 +11,7 @@ import torch
 
 import latent2pixel
 from latent2pixel.convert.config import ConversionConfig
+from latent2pixel.convert.initialise import FitImages, fit_lift
 from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
 from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
 from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
@@ -27,6 +28,7 @@ from latent2pixel.io.safetensors_file import fingerprint
 from latent2pixel.model.codec import PixelVAE
 from latent2pixel.model.freezing import TrainableShare, describe, trainable_names
 from latent2pixel.model.head import head_channels
+from latent2pixel.model.lift import LiftFit
 from latent2pixel.model.pixel_transformer import PixelTransformerMixin
 
 RECORD_NAME = "conversion.json"
@@ -53,6 +55,7 @@ def build_pixel_pipeline(
     patch_size: int = 16,
     head: str | tuple[int, ...] = "1k",
     head_feature_norm: str = "none",
+    lift: LiftFit | None = None,
     seed: int = 0,
 ) -> Any:
     """Turn a loaded source pipeline into a pixel pipeline of the same stock class; kept weights are shared, not copied.
@@ -62,6 +65,7 @@ def build_pixel_pipeline(
         patch_size: Pixels per token and axis.
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
+        lift: Start from this fit (``fit_lift``) instead of a random projection; the noise shift follows from it.
         seed: Seed of the new parts' random weights.
 
     Returns:
@@ -83,16 +87,19 @@ def build_pixel_pipeline(
         "head_feature_norm": head_feature_norm,
     }
     pixel_class = load_pixel_class(family.name)
-    empty = pixel_class.from_config_of(transformer.config, **options)
+    empty = pixel_class.from_config_of(transformer.config, **options, lift_scale=None if lift is None else lift.scale)
     plan_conversion(shapes_of(transformer), shapes_of(empty), family=family)
     generator = torch.Generator().manual_seed(seed)
-    pixel = pixel_class.from_source(transformer, **options, generator=generator)
+    pixel = pixel_class.from_source(transformer, **options, lift=lift, generator=generator)
     codec = PixelVAE(pixel.factor).to(transformer.device)
     # Some pipelines take settings next to their parts; diffusers keeps those in the pipeline's config.
     settings = {
         key: pipe.config[key] for key in inspect.signature(type(pipe).__init__).parameters if key in pipe.config
     }
-    return type(pipe)(**{**settings, **pipe.components, "vae": codec, "transformer": pixel})
+    replaced = {"vae": codec, "transformer": pixel}
+    if lift is not None:
+        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale)
+    return type(pipe)(**{**settings, **pipe.components, **replaced})
 
 
 def convert(
@@ -104,6 +111,7 @@ def convert(
     head: str | tuple[int, ...] = "1k",
     head_feature_norm: str = "none",
     num_blocks: int = 5,
+    fit_images: FitImages | None = None,
     seed: int = 0,
     torch_dtype: torch.dtype | None = None,
 ) -> ConversionReport:
@@ -119,6 +127,7 @@ def convert(
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         num_blocks: Blocks at each end of the trunk that train.
+        fit_images: Images of the source, for a start in closed form; None starts at random, as published.
         seed: Seed of the new parts' random weights.
         torch_dtype: Dtype of all parts; None keeps the source's.
 
@@ -135,25 +144,30 @@ def convert(
         head_feature_norm=head_feature_norm,
         freezing=recipe,
         num_blocks=num_blocks,
+        initialisation="random" if fit_images is None else "lift",
         seed=seed,
     )
     folder, target = find_pipeline_folder(source), Path(out)
     plan, empty = plan_folder(folder, config)
     names = trainable_names(empty, preset=config.freezing, num_blocks=config.num_blocks)
     report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
-    settings = _settings(folder, config, torch_dtype)
+    settings = _settings(folder, config, torch_dtype) | {"fit_images": fit_images.name if fit_images else None}
     if _holds_conversion(target, settings):
         return replace(report, already_there=True)
+    source_pipe = open_pipeline(folder, dtype=torch_dtype)
+    lift = fit_lift(source_pipe, fit_images, patch_size=patch_size) if fit_images else None
     pipe = build_pixel_pipeline(
-        open_pipeline(folder, dtype=torch_dtype),
+        source_pipe,
         patch_size=config.patch_size,
         head=config.head,
         head_feature_norm=config.head_feature_norm,
+        lift=lift,
         seed=config.seed,
     )
     with new_folder(target) as partial:
         pipe.save_pretrained(partial)
         record = {"source": str(source), "settings": settings, **_outcome(report)}
+        record |= {"lift": lift.report()} if lift else {}
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -184,6 +198,7 @@ def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan,
         pixel_patch_size=config.patch_size,
         head_channels=head_channels(config.head),
         head_feature_norm=config.head_feature_norm,
+        lift_scale=1.0 if config.initialisation == "lift" else None,  # shapes do not depend on it
     )
     source_shapes = {key: tensor.shape for key, tensor in stored.items()}
     return plan_conversion(source_shapes, shapes_of(empty), family=family), empty

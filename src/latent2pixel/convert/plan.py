@@ -56,7 +56,8 @@ def plan_conversion(source: Shapes, pixel: Shapes, *, family: Family) -> Convers
     """
     new = {key: shape for key, shape in pixel.items() if is_under(key, family.new_parts)}
     kept = {key: shape for key, shape in pixel.items() if key not in new}
-    dropped = {key: shape for key, shape in source.items() if is_under(key, (*family.tail, *family.input_projections))}
+    replaced = (*family.tail, *family.input_projections)
+    dropped = {key: shape for key, shape in source.items() if is_under(key, replaced) and key not in kept}
     missing = sorted(kept.keys() - source.keys())
     extra = sorted(source.keys() - kept.keys() - dropped.keys())
     reshaped = [

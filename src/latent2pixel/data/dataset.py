@@ -4,6 +4,7 @@ Shape letters: C channels (3, sRGB), H height, W width.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -94,6 +95,13 @@ class ImageFolderDataset(Dataset):
         else:
             image_CHW = self._cached[index].float() / 127.5 - 1
         return {"image": image_CHW, "prompt": entry.prompt, "seed": entry.seed}
+
+
+def image_batches(dataset: ImageFolderDataset, *, batch_size: int, num_images: int) -> Iterator[Tensor]:
+    """Yield the first images of a data set in batches (B, 3, H, W) in [-1, 1]."""
+    count = min(num_images, len(dataset))
+    for start in range(0, count, batch_size):
+        yield torch.stack([dataset[index]["image"] for index in range(start, min(start + batch_size, count))])
 
 
 def _read_entries(folder: Path) -> list[_Entry]:

@@ -51,6 +51,33 @@ class Family(Trunk):
             dtype: Dtype of the transformer.
         """
 
+    @torch.no_grad()
+    def latents(self, pipe: Any, images_BCHW: Tensor) -> Any:
+        """Encode images in [-1, 1] as the source's transformer sees them: normalised, without noise, native layout.
+
+        Raises:
+            SourceError: The VAE has no plain scale and shift.
+        """
+        config = pipe.vae.config
+        if config.get("scaling_factor") is None:
+            raise SourceError(
+                "The source's VAE normalises its latents in a way that is not known here",
+                found=type(pipe.vae).__name__,
+                expected="a scaling_factor in its configuration",
+                fix="Use the recipe paper for this source.",
+            )
+        mean_BZHW = pipe.vae.encode(images_BCHW.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode().float()
+        scaled_BZHW = (mean_BZHW - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+        return self.native(scaled_BZHW)
+
+    @abstractmethod
+    def native(self, latents_BZHW: Tensor) -> Any:
+        """Lay a batch of latents out as the transformer takes them."""
+
+    def with_shift(self, scheduler: Any, factor: float) -> Any:
+        """Return a copy of a scheduler with its noise shift multiplied."""
+        return type(scheduler).from_config(scheduler.config, shift=self.shift(scheduler) * factor)
+
     def shift(self, scheduler: Any) -> float:
         """Return the static noise shift k of a scheduler; see ``flow.shift_sigma``."""
         return shift_of(scheduler)

@@ -67,6 +67,38 @@ class ZImage(Family):
         model.all_final_layer = nn.ModuleDict({PATCH_KEY: PassThrough()})
         model.out_channels = self.width(model) // LATENT_PATCH**2
 
+    def native(self, latents_BZHW: Tensor) -> list[Tensor]:
+        """Return a list of (Z, 1, H, W)."""
+        return list(latents_BZHW.unsqueeze(2).unbind())
+
+    def tap_tail(self, model: Any, token_dim: int) -> None:
+        """Give the final layer its source's size back; a hook keeps its output and hands its input on."""
+        final = model.all_final_layer[PATCH_KEY]
+        final.linear = nn.Linear(self.width(model), token_dim)
+        final.register_forward_hook(_keep_output)
+        model.out_channels = self.width(model) // LATENT_PATCH**2
+
+    def tail_tokens(self, model: Any, grid: Grid) -> Tensor:
+        """Take the image tokens, which come first: padding and the caption's follow."""
+        rows, columns = grid
+        kept_BLd = model.all_final_layer[PATCH_KEY].kept
+        return kept_BLd[:, : rows * columns].unflatten(1, (rows, columns)).movedim(-1, 1)
+
+    def token_dim(self, source_config: Mapping[str, Any]) -> int:
+        """Return 4 * ``in_channels``."""
+        return source_config["in_channels"] * LATENT_PATCH**2
+
+    def tokens(self, sample: list[Tensor]) -> Tensor:
+        """Patchify as the model does: (row, column, channel)."""
+        cells_BZHW = torch.stack(list(sample)).squeeze(2)
+        cells = cells_BZHW.unflatten(3, (-1, LATENT_PATCH)).unflatten(2, (-1, LATENT_PATCH))
+        return cells.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # B Z h p w q -> B (p q Z) h w
+
+    def untokens(self, tokens_Bdhw: Tensor) -> list[Tensor]:
+        """Unpatchify as the model does."""
+        cells = tokens_Bdhw.unflatten(1, (LATENT_PATCH, LATENT_PATCH, -1))
+        return list(cells.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3).unsqueeze(2).unbind())
+
     def read(self, sample: list[Tensor], factor: int) -> Tensor:
         """Stack the list of (Z, 1, H / factor, W / factor) and unfold it to (B, C, H, W)."""
         return functional.pixel_shuffle(torch.stack(sample).squeeze(2), factor)
@@ -90,6 +122,10 @@ class ZImage(Family):
         """Return ``1 - sigma``, computed as ``ZImagePipeline`` does it so that the rounding agrees to the last bit."""
         return (1000 - 1000 * sigma_B) / 1000
 
+    def sigma(self, timestep_B: Tensor) -> Tensor:
+        """Return ``1 - t``."""
+        return 1 - timestep_B
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[dict[str, Tensor]]:
         """Return ``{"cap_feats": (L, width)}`` for each prompt, L its own length."""
@@ -102,6 +138,12 @@ class ZImage(Family):
     ) -> dict[str, Any]:
         """Return ``{"cap_feats": [...]}``, unpadded: the model pads and masks ragged captions itself."""
         return {"cap_feats": [item["cap_feats"].to(device=device, dtype=dtype) for item in items]}
+
+
+def _keep_output(final: Any, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: keep the output, return the hidden states. It reaches the layer by argument, so copies work."""
+    final.kept = output
+    return arguments[0]
 
 
 FAMILY = ZImage()

@@ -37,7 +37,8 @@ def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int 
 
     Args:
         model: A pixel transformer.
-        preset: ``"paper"`` trains the input projection, the first and last blocks and the head; ``"released"`` trains
+        preset: ``"paper"`` trains the input projection, the first and last blocks, the head, and with a lift its
+            decode and the source's own tail; ``"released"`` trains
             everything but the middle blocks: refiners, embedders and pad tokens too.
         num_blocks: n, blocks at each end that train; from half of the blocks on, all of them train.
 
@@ -67,7 +68,7 @@ def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int 
     ends = {*blocks[:num_blocks], *blocks[len(blocks) - num_blocks :]}
     names = [name for name, _ in pixel.named_parameters()]
     if preset == "paper":
-        parts = (*pixel.trunk.new_parts, *ends)
+        parts = (*pixel.trunk.new_parts, *pixel.trunk.tail, *ends)
         return tuple(name for name in names if is_under(name, parts))
     middle = tuple(block for block in blocks if block not in ends)
     return tuple(name for name in names if not is_under(name, middle))

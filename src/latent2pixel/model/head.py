@@ -55,7 +55,8 @@ class DetailerHead(nn.Module):
     Args:
         feature_dim: Width D of the trunk.
         channels: Channels of each level; n levels put the bottleneck at 1 / 2**n of the image.
-        in_channels: Image channels.
+        in_channels: Channels of the image that it reads.
+        out_channels: Channels of the image that it makes.
         feature_norm: ``"none"`` feeds raw hidden states, as published; ``"layer_norm"`` scales each token first.
 
     Source:
@@ -69,6 +70,7 @@ class DetailerHead(nn.Module):
         *,
         channels: tuple[int, ...] = HEAD_CHANNELS["1k"],
         in_channels: int = 3,
+        out_channels: int = 3,
         feature_norm: str = "none",
     ) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class DetailerHead(nn.Module):
         self.bottleneck = _conv_silu(channels[-1] + feature_dim, channels[-1], kernel=1)
         self.up = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in channels)
         self.dec = nn.ModuleList(_conv_silu(2 * high, low) for low, high in pairwise((channels[0], *channels)))
-        self.out_conv = nn.Conv2d(channels[0], in_channels, 1)
+        self.out_conv = nn.Conv2d(channels[0], out_channels, 1)
 
     def forward(self, noisy_BCHW: Tensor, feature_BDhw: Tensor) -> Tensor:
         """Predict the network's output image.

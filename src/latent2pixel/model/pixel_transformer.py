@@ -12,19 +12,26 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
+from torch.nn import functional
 
 from latent2pixel.errors import GeometryError
+from latent2pixel.flow import velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
-from latent2pixel.model.trunk import Trunk
+from latent2pixel.model.lift import Lift, LiftFit
+from latent2pixel.model.trunk import Grid, Trunk
 
 IMAGE_CHANNELS = 3
 PIXEL_CONFIG: dict[str, Any] = {
     "pixel_patch_size": 16,
     "head_channels": HEAD_CHANNELS["1k"],
     "head_feature_norm": "none",
+    "lift_config": None,
 }
-"""Config keys that a pixel transformer adds to its source's, with the published 1K values."""
+"""Config keys that a pixel transformer adds to its source's, with the published 1K values.
+
+``lift_config`` is none, or {"scale": s, "token_dim": d} of a ``Lift``.
+"""
 
 
 class PixelTransformerMixin(nn.Module):
@@ -38,6 +45,7 @@ class PixelTransformerMixin(nn.Module):
     config: Mapping[str, Any]
     dtype: torch.dtype
     head: DetailerHead
+    lift: Lift
     _trunk_arguments: ClassVar[tuple[str, ...]]
 
     @property
@@ -65,13 +73,34 @@ class PixelTransformerMixin(nn.Module):
         sample = call[self.trunk.sample_argument]
         is_image = isinstance(sample, Tensor) and sample.ndim == 4 and sample.shape[1] == IMAGE_CHANNELS
         noisy_BCHW = sample if is_image else self.trunk.read(sample, self.factor)
-        noisy_BCHW = noisy_BCHW.to(self.dtype)
         grid = self._require_grid(noisy_BCHW)
-        call[self.trunk.sample_argument] = self.trunk.pack(noisy_BCHW, self.factor)
-        output = super().forward(**call, return_dict=False)[0]
-        image_BCHW = self.head(noisy_BCHW, self.trunk.feature(output, grid)).float()
+        run = self._forward_lifted if self.config["lift_config"] else self._forward_plain
+        image_BCHW = run(noisy_BCHW, grid, call)
         result = image_BCHW if is_image else self.trunk.write(image_BCHW, self.factor)
         return Transformer2DModelOutput(sample=result) if return_dict else (result,)
+
+    def _forward_plain(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+        """Return the head's image: patches in, hidden states to the head."""
+        noisy_BCHW = noisy_BCHW.to(self.dtype)
+        return self.head(noisy_BCHW, self._hidden(noisy_BCHW, grid, call)).float()
+
+    def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+        """Return the velocity to the clean image that lift, source and head together predict."""
+        noisy_BCHW = noisy_BCHW.float()
+        sigma_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
+        lifted = self.lift.enter(noisy_BCHW, sigma_B)
+        call[self.trunk.timestep_argument] = self.trunk.timestep(lifted.sigma_B)
+        feature_BDhw = self._hidden(lifted.image_BCHW.to(self.dtype), grid, call)
+        latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(self, grid).float()
+        clean_BCHW = self.lift.leave(noisy_BCHW, sigma_B, lifted=lifted, latent_velocity_Bdhw=latent_velocity_Bdhw)
+        seen_BCHW = torch.cat([noisy_BCHW, clean_BCHW], dim=1).to(self.dtype)
+        clean_BCHW = clean_BCHW + self.head(seen_BCHW, feature_BDhw).float()
+        return self.trunk.sign * velocity_from_clean(noisy_BCHW, clean_BCHW, sigma_B)
+
+    def _hidden(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+        """Run the trunk on an image and return its last hidden states as a feature map (B, D, h, w)."""
+        call[self.trunk.sample_argument] = self.trunk.pack(image_BCHW, self.factor)
+        return self.trunk.feature(super().forward(**call, return_dict=False)[0], grid)
 
     def _require_grid(self, noisy_BCHW: Tensor) -> tuple[int, int]:
         patch = self.config["pixel_patch_size"]
@@ -93,6 +122,7 @@ class PixelTransformerMixin(nn.Module):
         pixel_patch_size: int = PIXEL_CONFIG["pixel_patch_size"],
         head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
         head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
+        lift_scale: float | None = None,
     ) -> "PixelTransformerMixin":
         """Build the pixel model of a source's config on the meta device: shapes and names, no memory.
 
@@ -101,12 +131,14 @@ class PixelTransformerMixin(nn.Module):
             pixel_patch_size: Pixels per token and axis.
             head_channels: Channels per level of the detailer head.
             head_feature_norm: See ``DetailerHead``.
+            lift_scale: Scale s of a ``Lift``; none builds the published model.
 
         Raises:
             GeometryError: If patch, latent patch and head do not fit together.
         """
         require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
+        lift = None if lift_scale is None else {"scale": lift_scale, "token_dim": cls.trunk.token_dim(public)}
         config = cls.trunk.pixel_config(public, pixel_patch_size // cls.trunk.latent_patch)
         with init_empty_weights(include_buffers=False):
             return cls(
@@ -114,6 +146,7 @@ class PixelTransformerMixin(nn.Module):
                 pixel_patch_size=pixel_patch_size,
                 head_channels=tuple(head_channels),
                 head_feature_norm=head_feature_norm,
+                lift_config=lift,
             )
 
     @classmethod
@@ -124,6 +157,7 @@ class PixelTransformerMixin(nn.Module):
         pixel_patch_size: int = PIXEL_CONFIG["pixel_patch_size"],
         head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
         head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
+        lift: LiftFit | None = None,
         generator: torch.Generator,
     ) -> "PixelTransformerMixin":
         """Turn a loaded source into a pixel model without copying it: kept tensors share the source's storage.
@@ -133,6 +167,7 @@ class PixelTransformerMixin(nn.Module):
             pixel_patch_size: Pixels per token and axis.
             head_channels: Channels per level of the detailer head.
             head_feature_norm: See ``DetailerHead``.
+            lift: Start from the closed form of this fit instead of a random projection.
             generator: CPU generator from which the new parts are drawn; the global random state stays untouched.
 
         Raises:
@@ -145,16 +180,41 @@ class PixelTransformerMixin(nn.Module):
             pixel_patch_size=pixel_patch_size,
             head_channels=head_channels,
             head_feature_norm=head_feature_norm,
+            lift_scale=None if lift is None else lift.scale,
         )
-        for name in cls.trunk.new_parts:
-            part = model.get_submodule(name).to_empty(device="cpu")
-            initialise_like_torch(part, generator=generator)
+        parts = [model.get_submodule(name) for name in cls.trunk.new_parts if name != "lift" or lift is not None]
+        for part in parts:
+            initialise_like_torch(part.to_empty(device="cpu"), generator=generator)
+        if lift is not None:
+            model._start_from(lift, transformer)
+        for part in parts:
             part.to(device=transformer.device, dtype=transformer.dtype)
-        dropped = (*cls.trunk.tail, *cls.trunk.new_parts)
+        dropped = (*(cls.trunk.tail if lift is None else ()), *cls.trunk.new_parts)
         state = {key: value for key, value in transformer.state_dict().items() if not is_under(key, dropped)}
         state |= {key: value for key, value in model.state_dict().items() if is_under(key, cls.trunk.new_parts)}
         model.load_state_dict(state, strict=True, assign=True)
         return model.train(transformer.training)
+
+    @torch.no_grad()
+    def _start_from(self, fit: LiftFit, transformer: Any) -> None:
+        """Set the new parts to the closed form: projection of the lifted pixels, silent head."""
+        self.lift.load_fit(fit)
+        for parameter in self.head.out_conv.parameters():
+            nn.init.zeros_(parameter)
+        for name in self.trunk.input_projections:
+            source: Any = transformer.get_submodule(name)
+            pixel: Any = self.get_submodule(name)
+            weight_wD = source.weight.float().cpu() @ fit.basis_Dd.T
+            pixel.weight.copy_(weight_wD[:, self._patch_order()])
+            if pixel.bias is not None:
+                pixel.bias.copy_(source.bias.float().cpu())
+
+    def _patch_order(self) -> Tensor:
+        """Return, for each value of the trunk's own pixel token, its place in a patch of ``pixel_unshuffle``, (D,)."""
+        patch = self.config["pixel_patch_size"]
+        places = torch.arange(IMAGE_CHANNELS * patch**2, dtype=torch.float64).view(1, -1, 1, 1)
+        image_BCHW = functional.pixel_shuffle(places, patch)
+        return self.trunk.tokens(self.trunk.pack(image_BCHW, self.factor)).flatten().long()
 
 
 def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[PixelTransformerMixin]:
@@ -178,8 +238,18 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[Pix
         self.register_to_config(**own)  # the base's init registered only its own keys
         channels = tuple(own["head_channels"])
         require_patch(own["pixel_patch_size"], latent_patch=trunk.latent_patch, num_head_levels=len(channels))
-        trunk.strip_tail(self)
-        self.head = DetailerHead(trunk.width(self), channels=channels, feature_norm=own["head_feature_norm"])
+        if own["lift_config"]:
+            trunk.tap_tail(self, own["lift_config"]["token_dim"])
+            self.lift = Lift(patch=own["pixel_patch_size"], **own["lift_config"])
+        else:
+            trunk.strip_tail(self)
+        self.head = DetailerHead(
+            trunk.width(self),
+            channels=channels,
+            # With a lift the head also sees the closed form's image.
+            in_channels=IMAGE_CHANNELS * (2 if own["lift_config"] else 1),
+            feature_norm=own["head_feature_norm"],
+        )
 
     # ConfigMixin reads the accepted config keys from the signature.
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]

@@ -37,8 +37,8 @@ class Trunk(ABC):
 
     @property
     def new_parts(self) -> tuple[str, ...]:
-        """Modules of a pixel model that no source has: the input projections and the head."""
-        return (*self.input_projections, "head")
+        """Modules of a pixel model that no source has: input projections, head, and the lift if there is one."""
+        return (*self.input_projections, "head", "lift")
 
     @abstractmethod
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
@@ -56,6 +56,31 @@ class Trunk(ABC):
     @abstractmethod
     def strip_tail(self, model: Any) -> None:
         """Replace norm and projection behind the last block, so that the trunk returns raw hidden states."""
+
+    @abstractmethod
+    def tap_tail(self, model: Any, token_dim: int) -> None:
+        """Keep norm and projection behind the last block, but let the trunk return raw hidden states all the same.
+
+        Args:
+            model: Transformer of the pixel model, just built.
+            token_dim: Values of a latent token, which the projection returns.
+        """
+
+    @abstractmethod
+    def tail_tokens(self, model: Any, grid: Grid) -> Tensor:
+        """Return what the tapped tail made of the last call's image tokens, (B, d, h, w)."""
+
+    @abstractmethod
+    def token_dim(self, source_config: Mapping[str, Any]) -> int:
+        """Return d, the values of a latent token of the source."""
+
+    @abstractmethod
+    def tokens(self, sample: Any) -> Tensor:
+        """Return what the input projection receives of a native sample: (B, values of a token, h, w)."""
+
+    @abstractmethod
+    def untokens(self, tokens_Bdhw: Tensor) -> Any:
+        """Turn tokens into a native sample; undoes ``tokens``."""
 
     @abstractmethod
     def read(self, sample: Any, factor: int) -> Tensor:
@@ -76,6 +101,10 @@ class Trunk(ABC):
     @abstractmethod
     def timestep(self, sigma_B: Tensor) -> Tensor:
         """Return what the transformer receives as its clock at a noise level in [0, 1] (1 is noise), shape (B,)."""
+
+    @abstractmethod
+    def sigma(self, timestep_B: Tensor) -> Tensor:
+        """Return the noise level in [0, 1] that a clock of the transformer tells; undoes ``timestep``."""
 
 
 class PassThrough(nn.Module):

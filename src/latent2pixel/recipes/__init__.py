@@ -3,15 +3,16 @@
 from collections.abc import Callable
 
 from latent2pixel.errors import ConfigError
+from latent2pixel.recipes.lift import lift
 from latent2pixel.recipes.miniature import miniature
 from latent2pixel.recipes.paper import paper
 from latent2pixel.recipes.recipe import Recipe
 from latent2pixel.recipes.released import released
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"paper": paper, "released": released}
+RECIPES: dict[str, Callable[[], Recipe]] = {"lift": lift, "paper": paper, "released": released}
 """Name on the command line -> recipe."""
 
-__all__ = ["RECIPES", "Recipe", "miniature", "paper", "released", "require_recipe"]
+__all__ = ["RECIPES", "Recipe", "lift", "miniature", "paper", "released", "require_recipe"]
 
 
 def require_recipe(name: str) -> Recipe:

@@ -23,6 +23,8 @@ class TrainConfig:
     """Width and height of the training images, a multiple of the patch size."""
     learning_rate: float = 5e-5
     """AdamW's rate after the warm-up."""
+    trunk_rate_factor: float = 1.0
+    """Rate of the source's own weights (blocks, tail) over that of the new parts."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     adam_beta1: float = 0.9
@@ -75,7 +77,15 @@ class TrainConfig:
         Raises:
             ConfigError: A value is out of range.
         """
-        positive = ("steps", "batch_size", "image_size_px", "checkpoint_every", "keep_checkpoints", "learning_rate")
+        positive = (
+            "steps",
+            "batch_size",
+            "image_size_px",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "learning_rate",
+            "trunk_rate_factor",
+        )
         for key in positive:
             if getattr(self, key) <= 0:
                 raise _out_of_range(key, getattr(self, key), "a number above 0")

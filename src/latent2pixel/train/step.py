@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from latent2pixel.flow import add_noise, sample_sigmas, velocity
-from latent2pixel.model.pixel_transformer import predict_velocity
+from latent2pixel.flow import add_noise, sample_sigmas, velocity, velocity_from_clean
+from latent2pixel.model.pixel_transformer import predict_velocity, unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,14 @@ def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioni
         Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar.
 
     Source:
-        L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted.
+        L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted. With a lift: x-prediction with
+        v-loss (Li & He 2025, arXiv 2511.13720, section 3).
     """
     noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, drawn.sigma_B)
     predicted_BCHW = predict_velocity(model, noisy_BCHW, drawn.sigma_B, conditioning)
+    if unwrapped(model).config["lift_config"]:
+        # The model predicts the image and divides by max(sigma, MIN_SIGMA): so must its target, or it could not be met.
+        return F.mse_loss(predicted_BCHW, velocity_from_clean(noisy_BCHW, images_BCHW, drawn.sigma_B))
     return F.mse_loss(predicted_BCHW, velocity(images_BCHW, drawn.noise_BCHW))
 
 

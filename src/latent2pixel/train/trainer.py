@@ -24,7 +24,7 @@ from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.io.images import bytes_of
 from latent2pixel.model import freezing
-from latent2pixel.model.pixel_transformer import unwrapped
+from latent2pixel.model.pixel_transformer import is_under, unwrapped
 from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
 from latent2pixel.train.config import TrainConfig
 from latent2pixel.train.step import batch_indices, draw, learning_rate_at, step_generator, transfer_loss
@@ -108,7 +108,7 @@ class _Run:
         )
         self.trainable = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
-            self.trainable.values(),
+            self._rate_groups(),
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
@@ -184,7 +184,7 @@ class _Run:
         """Do one optimiser step and return the mean loss over all processes."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(
+            group["lr"] = group["rate_factor"] * learning_rate_at(
                 self.step,
                 peak=config.learning_rate,
                 steps=config.steps,
@@ -199,6 +199,14 @@ class _Run:
         if self.average is not None:
             self.average.step(self.trainable.values())
         return self.accelerator.gather(loss.detach()).mean().item()
+
+    def _rate_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups: new parts, and the source's own weights with their share of the rate."""
+        new_parts = self.family.new_parts
+        new = [p for name, p in self.trainable.items() if is_under(name, new_parts)]
+        kept = [p for name, p in self.trainable.items() if not is_under(name, new_parts)]
+        groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": self.config.trunk_rate_factor}]
+        return [group for group in groups if group["params"]]
 
     def _loss(self) -> Tensor:
         """Return the loss of this process's share of the step's batch."""

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
+from latent2pixel.convert.initialise import NUM_FIT_IMAGES, FitImages
+from latent2pixel.data.dataset import ImageFolderDataset, image_batches
 from latent2pixel.data.judge import audit
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
@@ -209,10 +211,16 @@ class _Demo:
             head=settings.head,
             head_feature_norm=settings.head_feature_norm,
             num_blocks=settings.num_blocks,
+            fit_images=self._fit_images() if settings.initialisation == "lift" else None,
             seed=self.config.seed,
             torch_dtype=self.dtype,
         )
         self.announce(report.plan.describe())
+
+    def _fit_images(self) -> FitImages:
+        dataset = ImageFolderDataset(self.out / "images", self.size_px)
+        batches = image_batches(dataset, batch_size=self.batch_size, num_images=NUM_FIT_IMAGES)
+        return FitImages(name=str(self.out / "images"), batches=batches)
 
     def _train(self) -> TransferReport:
         settings = replace(

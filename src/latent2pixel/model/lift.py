@@ -1,0 +1,158 @@
+"""The lift: closed-form parts through which a source's trunk sees pixels as the latents that it knows.
+
+Shape letters: B batch, C image channels, H and W image size in pixels, h and w the token grid, D values of a pixel
+patch (C * patch**2, in the order of ``pixel_unshuffle``), d values of a latent token.
+
+Source:
+    Derived for this project: A is orthonormal, so ``A^T noise`` is white again, and with ``A^T x ~ s z + c`` a noisy
+    image at sigma is, after scaling, a noisy latent at ``sigma' = k sigma``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST_VARIANCE = 1e-12
+"""Keeps the Wiener gains finite where neither residual nor noise is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiftFit:
+    """What is fitted on source images, float32, and how well it fits."""
+
+    basis_Dd: Tensor
+    """A: orthonormal columns, from pixel patches to latent tokens."""
+    scale: float
+    """s: size of the lifted image over that of the latents."""
+    offset_d: Tensor
+    """c: mean of ``A^T x - s z``."""
+    decode_weight_Dd: Tensor
+    """B: from latent tokens to pixel patches."""
+    decode_bias_D: Tensor
+    """Bias of the decode."""
+    residual_basis_DD: Tensor
+    """Q: eigenvectors (columns) of the covariance of ``x - B z``."""
+    residual_variance_D: Tensor
+    """lambda: its eigenvalues, ascending."""
+    r2_in: float
+    """Share of the latents' variance that ``A^T x / s`` explains."""
+    r2_out: float
+    """Share of the pixels' variance that ``B z`` explains."""
+    least_squares_noise_gain: float
+    """By how much an unconstrained linear fit of the latents would amplify white noise; A's gain is 1 / s**2."""
+    num_patches: int
+    """Patches behind the fit."""
+
+    def report(self) -> dict[str, float | int]:
+        """Return the figures of the fit as plain values."""
+        return {
+            "scale": self.scale,
+            "r2_in": self.r2_in,
+            "r2_out": self.r2_out,
+            "least_squares_noise_gain": self.least_squares_noise_gain,
+            "num_patches": self.num_patches,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiftedInput:
+    """A noisy image as the trunk sees it."""
+
+    image_BCHW: Tensor
+    """Input of the trunk's patch projection."""
+    tokens_Bdhw: Tensor
+    """The same as noisy latent tokens."""
+    sigma_B: Tensor
+    """sigma', their noise level: the trunk's clock."""
+
+
+class Lift(nn.Module):
+    """Fixed lift and Wiener gains, trainable decode.
+
+    Args:
+        patch: Pixels per token and axis.
+        token_dim: d, values of a latent token.
+        scale: s of the fit.
+        channels: Image channels.
+    """
+
+    basis_Dd: Tensor
+    offset_d: Tensor
+    residual_basis_DD: Tensor
+    residual_variance_D: Tensor
+
+    def __init__(self, *, patch: int, token_dim: int, scale: float, channels: int = 3) -> None:
+        super().__init__()
+        self.patch, self.scale = patch, scale
+        patch_dim = channels * patch**2
+        self.decode = nn.Linear(token_dim, patch_dim)
+        self.register_buffer("basis_Dd", torch.zeros(patch_dim, token_dim))
+        self.register_buffer("offset_d", torch.zeros(token_dim))
+        self.register_buffer("residual_basis_DD", torch.zeros(patch_dim, patch_dim))
+        self.register_buffer("residual_variance_D", torch.zeros(patch_dim))
+
+    @torch.no_grad()
+    def load_fit(self, fit: LiftFit) -> None:
+        """Take over the matrices of a fit."""
+        self.basis_Dd.copy_(fit.basis_Dd)
+        self.offset_d.copy_(fit.offset_d)
+        self.decode.weight.copy_(fit.decode_weight_Dd)
+        self.decode.bias.copy_(fit.decode_bias_D)
+        self.residual_basis_DD.copy_(fit.residual_basis_DD)
+        self.residual_variance_D.copy_(fit.residual_variance_D)
+
+    def enter(self, noisy_BCHW: Tensor, sigma_B: Tensor) -> LiftedInput:
+        """Scale a noisy image to what the trunk knows.
+
+        ``A^T x_sigma - (1 - sigma) c = (1 - sigma) s z + sigma noise``; times ``k = 1 / (s + (1 - s) sigma)`` the two
+        weights add up to 1.
+
+        Args:
+            noisy_BCHW: Image at noise level sigma, float32.
+            sigma_B: Noise level in [0, 1].
+        """
+        sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
+        k_B111 = 1 / (self.scale + (1 - self.scale) * sigma_B111)
+        basis_Dd, offset_d = self.basis_Dd.float(), self.offset_d.float()
+        patches_BDhw = functional.pixel_unshuffle(noisy_BCHW, self.patch)
+        mean_D11 = (basis_Dd @ offset_d).view(-1, 1, 1)
+        centred_BDhw = k_B111 * (patches_BDhw - (1 - sigma_B111) * mean_D11)
+        return LiftedInput(
+            image_BCHW=functional.pixel_shuffle(centred_BDhw, self.patch),
+            tokens_Bdhw=torch.einsum("bDhw,Dd->bdhw", centred_BDhw, basis_Dd),
+            sigma_B=(k_B111.flatten() * sigma_B.float()),
+        )
+
+    def leave(
+        self, noisy_BCHW: Tensor, sigma_B: Tensor, *, lifted: LiftedInput, latent_velocity_Bdhw: Tensor
+    ) -> Tensor:
+        """Return the clean image that follows from the source's own velocity, shape (B, C, H, W).
+
+        The latent is decoded linearly. What the decode leaves, ``r = x0 - B z``, is estimated from the noisy pixels by
+        the best linear filter for its covariance ``Q diag(lambda) Q^T``, patch by patch.
+
+        Args:
+            noisy_BCHW: Image at noise level sigma, float32.
+            sigma_B: Noise level in [0, 1].
+            lifted: What ``enter`` made of them.
+            latent_velocity_Bdhw: The source's velocity ``noise - z`` for ``lifted``.
+
+        Source:
+            Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series" (1949): the estimate of a
+            signal of variance lambda in ``(1 - sigma) signal + sigma noise``.
+        """
+        tokens_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw
+        decoded_BDhw = self.decode(tokens_Bdhw.movedim(1, -1)).movedim(-1, 1).float()
+        sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
+        variance_D11 = self.residual_variance_D.float().view(-1, 1, 1)
+        signal_B111 = 1 - sigma_B111
+        gain_BD11 = variance_D11 * signal_B111 / (
+            variance_D11 * signal_B111**2 + sigma_B111**2 + SMALLEST_VARIANCE
+        )  # fmt: skip
+        residual_BDhw = functional.pixel_unshuffle(noisy_BCHW, self.patch) - signal_B111 * decoded_BDhw
+        basis_DD = self.residual_basis_DD.float()
+        spectrum_BDhw = torch.einsum("bDhw,De->behw", residual_BDhw, basis_DD)
+        filtered_BDhw = torch.einsum("behw,De->bDhw", gain_BD11 * spectrum_BDhw, basis_DD)
+        return functional.pixel_shuffle(decoded_BDhw + filtered_BDhw, self.patch)

@@ -1,0 +1,104 @@
+"""The lift against the theory: white noise stays white, and for a linear VAE the source itself comes out."""
+
+import pytest
+import torch
+from tests.tiny import FAMILIES, HEAD, PROMPTS, noise, tiny_pipeline
+from torch.nn import functional
+
+from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.convert.initialise import LiftStatistics
+from latent2pixel.families import load_family
+from latent2pixel.flow import add_noise, velocity_from_clean
+from latent2pixel.model.lift import Lift, LiftFit
+from latent2pixel.model.pixel_transformer import predict_velocity
+
+PATCH, TOKEN_DIM, SCALE = 16, 16, 2.5
+SIGMAS = torch.tensor([0.05, 0.5, 0.97])
+
+
+def orthonormal(rows: int, columns: int) -> torch.Tensor:
+    return torch.linalg.qr(noise(rows, columns).double())[0].float()
+
+
+def linear_world() -> tuple[torch.Tensor, torch.Tensor, LiftFit]:
+    """Return latents, the images of a linear orthonormal VAE with an offset, and their fit."""
+    latents_Bdhw = noise(600, TOKEN_DIM, 2, 3, seed=1)
+    basis_Dd, mean_D = orthonormal(3 * PATCH**2, TOKEN_DIM), 0.3 * noise(3 * PATCH**2, seed=2)
+    patches_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, basis_Dd) + mean_D.view(-1, 1, 1)
+    statistics = LiftStatistics(3 * PATCH**2, TOKEN_DIM)
+    for part in range(0, 600, 50):
+        statistics.add(
+            patches_BDhw[part : part + 50].movedim(1, -1).flatten(0, 2),
+            latents_Bdhw[part : part + 50].movedim(1, -1).flatten(0, 2),
+        )
+    return latents_Bdhw, functional.pixel_shuffle(patches_BDhw, PATCH), statistics.fit()
+
+
+def test_fit_finds_a_linear_vae():
+    _, _, fit = linear_world()
+    assert fit.scale == pytest.approx(SCALE, rel=1e-4)
+    assert fit.r2_in == pytest.approx(1, abs=1e-6)
+    assert fit.r2_out == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(fit.basis_Dd.T @ fit.basis_Dd, torch.eye(TOKEN_DIM), atol=1e-5, rtol=0)
+
+
+def test_lifted_noisy_image_is_the_noisy_latent():
+    latents_Bdhw, images_BCHW, fit = linear_world()
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale)
+    lift.load_fit(fit)
+    for sigma in SIGMAS:
+        sigma_B = sigma.expand(len(images_BCHW))
+        noise_BCHW = noise(*images_BCHW.shape, seed=3)
+        lifted = lift.enter(add_noise(images_BCHW, noise_BCHW, sigma_B), sigma_B)
+        white_Bdhw = torch.einsum("bDhw,Dd->bdhw", functional.pixel_unshuffle(noise_BCHW, PATCH), fit.basis_Dd)
+        expected = add_noise(latents_Bdhw, white_Bdhw, lifted.sigma_B)
+        torch.testing.assert_close(lifted.tokens_Bdhw, expected, atol=1e-4, rtol=0)
+        covariance = white_Bdhw.movedim(1, -1).flatten(0, 2).T.cov()
+        # 3600 samples: an entry of the covariance has the error 1 / sqrt(3600) = 0.02
+        torch.testing.assert_close(covariance, torch.eye(TOKEN_DIM), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_with_a_linear_vae_the_untrained_model_is_the_source(name):
+    _, images_BCHW, fit = linear_world()
+    family, source = load_family(name), tiny_pipeline(name)
+    conditioning = family.collate(family.encode(source, PROMPTS), device="cpu", dtype=torch.float32)
+    pipe = build_pixel_pipeline(source, head=HEAD, lift=fit)
+    assert family.shift(pipe.scheduler) == pytest.approx(family.shift(source.scheduler) * fit.scale)
+    for sigma in SIGMAS:
+        sigma_B = sigma.expand(2)
+        noisy_BCHW = add_noise(images_BCHW[:2], noise(2, *images_BCHW.shape[1:], seed=4), sigma_B)
+        lifted = pipe.transformer.lift.enter(noisy_BCHW, sigma_B)
+        # tokens (row, column, channel) back to native latents: any sample with these tokens serves
+        native = family.untokens(lifted.tokens_Bdhw)
+        call = {family.sample_argument: native, family.timestep_argument: family.timestep(lifted.sigma_B)}
+        velocity_Bdhw = family.sign * family.tokens(source.transformer(**call, **conditioning, return_dict=False)[0])
+        clean_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * velocity_Bdhw
+        decoded_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", clean_Bdhw, fit.basis_Dd)
+        mean_D11 = fit.decode_bias_D.view(-1, 1, 1)
+        expected = velocity_from_clean(noisy_BCHW, functional.pixel_shuffle(decoded_BDhw + mean_D11, PATCH), sigma_B)
+        actual = predict_velocity(pipe.transformer, noisy_BCHW, sigma_B, conditioning)
+        torch.testing.assert_close(actual, expected, atol=2e-3, rtol=1e-4)  # divided by sigma = 0.05
+
+
+def test_wiener_gains_match_a_least_squares_fit():
+    """In one patch of pure residual the estimate is the regression of the image on the noisy image."""
+    patch, num = 2, 200_000
+    variance_D = torch.linspace(0.1, 2.0, 12)
+    basis_DD = orthonormal(12, 12)
+    clean_ND = (noise(num, 12) * variance_D.sqrt()) @ basis_DD.T
+    sigma = torch.tensor([0.4])
+    noisy_ND = 0.6 * clean_ND + 0.4 * noise(num, 12, seed=1)
+    lift = Lift(patch=patch, token_dim=1, scale=1.0)
+    with torch.no_grad():
+        lift.decode.weight.zero_(), lift.decode.bias.zero_()
+        lift.residual_basis_DD.copy_(basis_DD), lift.residual_variance_D.copy_(variance_D)
+        noisy_BCHW = functional.pixel_shuffle(noisy_ND.T.view(1, 12, 1, num), patch)
+        lifted = lift.enter(noisy_BCHW, sigma)
+        estimate = lift.leave(
+            noisy_BCHW, sigma, lifted=lifted, latent_velocity_Bdhw=torch.zeros_like(lifted.tokens_Bdhw)
+        )
+    estimate_ND = functional.pixel_unshuffle(estimate, patch).view(12, num).T
+    best = torch.linalg.lstsq(noisy_ND, clean_ND).solution
+    torch.testing.assert_close(estimate_ND, noisy_ND @ best, atol=0.05, rtol=0)  # 200,000 samples
