@@ -53,6 +53,16 @@ def test_clock_and_tokens_undo_each_other(name):
     assert torch.equal(family.tokens(family.untokens(tokens_Bdhw)), tokens_Bdhw)
 
 
+@torch.no_grad()
+def test_latents_are_undone_as_stock_pipelines_decode(name):
+    family, pipe = load_family(name), tiny_pipeline(name)
+    pipe.vae.register_to_config(scaling_factor=0.7, shift_factor=0.5)
+    images_BCHW = noise(2, 3, 32, 48)
+    latents_BZHW = family.read(family.latents(pipe, images_BCHW), 1)
+    mean_BZHW = pipe.vae.encode(images_BCHW).latent_dist.mode()
+    torch.testing.assert_close(latents_BZHW / 0.7 + 0.5, mean_BZHW)
+
+
 def test_tokens_are_what_the_input_projection_receives(name):
     family, pipe = load_family(name), tiny_pipeline(name)
     received = []
