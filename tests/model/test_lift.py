@@ -54,8 +54,8 @@ def test_lifted_noisy_image_is_the_noisy_latent():
         expected = add_noise(latents_Bdhw, white_Bdhw, lifted.sigma_B)
         torch.testing.assert_close(lifted.tokens_Bdhw, expected, atol=1e-4, rtol=0)
         covariance = white_Bdhw.movedim(1, -1).flatten(0, 2).T.cov()
-        # 3600 samples: an entry of the covariance has the error 1 / sqrt(3600) = 0.02
-        torch.testing.assert_close(covariance, torch.eye(TOKEN_DIM), atol=0.15, rtol=0)
+        # 3600 samples: an entry of the covariance has the error 1 / sqrt(3600) = 0.017, one on the diagonal 0.024
+        torch.testing.assert_close(covariance, torch.eye(TOKEN_DIM), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

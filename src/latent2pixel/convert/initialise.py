@@ -23,7 +23,8 @@ MIN_PATCHES_PER_VALUE = 4
 RIDGE = 1e-6
 """Ridge of the linear fits, relative to the mean variance: holds directions that never vary at zero."""
 MIN_R2_IN = 0.25
-"""Below this the trunk would see mostly something other than latents. The miniature's sources reach 0.5 to 0.7."""
+"""Below this the trunk would see mostly something other than latents. A judgement, not a measured limit: the shipped
+miniature reaches 0.31 and still gains (dev/LOG.md, 2026-11-24)."""
 
 
 @dataclass(frozen=True, kw_only=True)

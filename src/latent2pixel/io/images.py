@@ -46,6 +46,11 @@ def load_image(path: Path, *, size_px: int | None = None) -> Tensor:
             expected=f"{size_px} x {size_px} px",
             fix="Set image_size_px to the size of the images, or make images of that size.",
         )
+    return image_of(bytes_HWC)
+
+
+def image_of(bytes_HWC: np.ndarray) -> Tensor:
+    """Return sRGB bytes of shape (H, W, 3) as an image in [-1, 1], float32, shape (3, H, W); undoes ``bytes_of``."""
     return torch.from_numpy(bytes_HWC).permute(2, 0, 1).float() / 127.5 - 1
 
 

@@ -11,5 +11,6 @@ def lift() -> Recipe:
     published = paper()
     return Recipe(
         conversion=replace(published.conversion, initialisation="lift"),
+        # A tenth has run once and is not tuned: dev/LOG.md, 2026-11-24.
         training=replace(published.training, trunk_rate_factor=0.1),
     )

@@ -22,7 +22,7 @@ def miniature(recipe: Recipe) -> Recipe:
             num_blocks=1,
             image_size_px=64,
             batch_size=32,
-            # 3e-3 has the lower loss, but damages what the trunk knows at high noise: dev/LOG.md, 2026-11-24.
+            # 3e-3 has the lower loss after 500 steps, but no higher score: dev/LOG.md, 2026-11-24, one seed.
             learning_rate=1e-3,
             steps=1000,
             warmup_steps=50,

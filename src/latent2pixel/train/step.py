@@ -90,7 +90,8 @@ def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioni
         conditioning: The trunk's conditioning arguments, from ``Family.collate``.
 
     Returns:
-        Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar.
+        Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar. With a lift, below ``MIN_SIGMA``, both
+        velocities are ``(noisy - x0) / MIN_SIGMA``.
 
     Source:
         L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted. With a lift: x-prediction with

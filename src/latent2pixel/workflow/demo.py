@@ -30,7 +30,7 @@ from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
 from latent2pixel.generate import load_pipeline
-from latent2pixel.io.images import bytes_of, image_grid, load_image, save_image
+from latent2pixel.io.images import bytes_of, image_grid, image_of, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.io.records import read_records
 from latent2pixel.recipes import Recipe, miniature, require_recipe
@@ -360,8 +360,7 @@ def retention_of(pixel: Score, source: Score) -> tuple[float, float]:
 def _grid_of(pairs: Sequence[ImagePair]) -> Tensor:
     """Return the source's pictures in a row above the pixel model's, (3, H, W) in [-1, 1]."""
     pictures = [pair.source for pair in pairs] + [pair.pixel for pair in pairs]
-    images = [torch.from_numpy(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
-    return image_grid(images, columns=len(pairs))
+    return image_grid([image_of(picture) for picture in pictures], columns=len(pairs))
 
 
 def _as_prompt(index: int, caption: Caption) -> Prompt:
