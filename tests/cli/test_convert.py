@@ -51,6 +51,7 @@ def test_dry_run_writes_nothing(source_folder, tmp_path):
     [
         (["--recipe", "papr"], ConfigError),
         (["--recipe", "lift"], ConfigError),
+        (["--images", "pictures"], ConfigError),
         (["--num-blocks", "99"], ConfigError),
         (["--num-blocks", "-1"], ConfigError),
         (["--patch-size", "15"], GeometryError),

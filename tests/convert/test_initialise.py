@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.tiny import FAMILIES, HEAD, noise, tiny_pipeline
 
-from latent2pixel.convert import convert
+from latent2pixel.convert import ConversionConfig, convert
 from latent2pixel.convert.initialise import FitImages, LiftStatistics, fit_lift
-from latent2pixel.errors import DataError, SourceError
+from latent2pixel.errors import ConfigError, DataError, SourceError
 from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
 from latent2pixel.generate import load_pipeline
@@ -89,3 +89,21 @@ def test_fit_in_parts_is_the_fit_of_the_whole():
     first, second = whole.fit(), parts.fit()
     torch.testing.assert_close(first.basis_Dd, second.basis_Dd)
     assert first.report() == pytest.approx(second.report())
+
+
+def test_least_squares_r2_is_that_of_a_regression():
+    patches_ND, tokens_Nd = noise(400, 48), noise(400, 8, seed=1)
+    patches_ND[:, :8] += 3 * tokens_Nd
+    statistics = LiftStatistics(48, 8)
+    statistics.add(patches_ND, tokens_Nd)
+    centred_ND, target_Nd = patches_ND - patches_ND.mean(0), tokens_Nd - tokens_Nd.mean(0)
+    missed_Nd = target_Nd - centred_ND @ torch.linalg.lstsq(centred_ND, target_Nd).solution
+    fit = statistics.fit()
+    expected = 1 - float(missed_Nd.square().sum() / target_Nd.square().sum())
+    assert fit.r2_least_squares == pytest.approx(expected, abs=1e-4)
+    assert fit.r2_in < fit.r2_least_squares
+
+
+def test_start_that_does_not_exist():
+    with pytest.raises(ConfigError, match="initialisation='lifted'"):
+        ConversionConfig(initialisation="lifted")

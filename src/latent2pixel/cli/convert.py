@@ -32,9 +32,17 @@ def convert(
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run
     from latent2pixel.convert.convert import plan_folder
+    from latent2pixel.errors import ConfigError
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
+    if images is not None and published.initialisation != "lift":
+        raise ConfigError(
+            f"The recipe {recipe} is not fitted on images",
+            found=f"--images {images}",
+            expected="--images together with --recipe lift",
+            fix="Add --recipe lift, or leave --images out.",
+        )
     if dry_run:
         config = ConversionConfig(
             patch_size=patch_size,

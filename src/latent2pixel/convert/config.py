@@ -1,11 +1,14 @@
 """Settings of a conversion."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.model.freezing import PRESETS
 from latent2pixel.model.head import FEATURE_NORMS, head_channels
+
+Initialisation = Literal["random", "lift"]
+INITIALISATIONS: tuple[str, ...] = get_args(Initialisation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +25,19 @@ class ConversionConfig:
     """Which parameters train afterwards: a preset of ``model.freezing``."""
     num_blocks: int = 5
     """Blocks at each end of the trunk that train."""
-    initialisation: Literal["random", "lift"] = "random"
+    initialisation: Initialisation = "random"
     """How the new parts start: at random, as published, or in closed form from source images (``model.lift``)."""
     seed: int = 0
     """Seed of the new parts' random weights."""
 
     def __post_init__(self) -> None:
         head_channels(self.head)
-        if self.head_feature_norm not in FEATURE_NORMS or self.freezing not in PRESETS:
-            raise ConfigError(
-                "A conversion setting does not exist",
-                found=f"head_feature_norm={self.head_feature_norm!r}, freezing={self.freezing!r}",
-                expected=f"head_feature_norm in {FEATURE_NORMS}, freezing in {PRESETS}",
-                fix="Choose one of the listed names.",
-            )
+        allowed = {"head_feature_norm": FEATURE_NORMS, "freezing": PRESETS, "initialisation": INITIALISATIONS}
+        for key, names in allowed.items():
+            if getattr(self, key) not in names:
+                raise ConfigError(
+                    "A conversion setting does not exist",
+                    found=f"{key}={getattr(self, key)!r}",
+                    expected=f"{key} in {tuple(names)}",
+                    fix="Choose one of the listed names.",
+                )

@@ -140,6 +140,7 @@ class LiftStatistics:
             residual_variance_D=variance_D.clamp(min=0).float(),
             r2_in=r2_in,
             r2_out=float(1 - variance_D.clamp(min=0).sum() / cov_DD.trace()),
+            r2_least_squares=float((least_squares_dD * cov_Dd.T).sum() / cov_dd.trace()),
             least_squares_noise_gain=float(least_squares_dD.square().sum(1).mean()),
             num_patches=self.num_patches,
         )

@@ -40,6 +40,8 @@ class LiftFit:
     """Share of the latents' variance that ``A^T x / s`` explains."""
     r2_out: float
     """Share of the pixels' variance that ``B z`` explains."""
+    r2_least_squares: float
+    """Share of the latents' variance that any linear map of the pixels can explain: what ``r2_in`` is held against."""
     least_squares_noise_gain: float
     """By how much an unconstrained linear fit of the latents would amplify white noise; A's gain is 1 / s**2."""
     num_patches: int
@@ -51,6 +53,7 @@ class LiftFit:
             "scale": self.scale,
             "r2_in": self.r2_in,
             "r2_out": self.r2_out,
+            "r2_least_squares": self.r2_least_squares,
             "least_squares_noise_gain": self.least_squares_noise_gain,
             "num_patches": self.num_patches,
         }
