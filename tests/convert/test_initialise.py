@@ -7,9 +7,9 @@ import pytest
 import torch
 from tests.tiny import FAMILIES, HEAD, noise, tiny_pipeline
 
-from latent2pixel.convert import ConversionConfig, convert
+from latent2pixel.convert import convert
 from latent2pixel.convert.initialise import FitImages, LiftStatistics, fit_lift
-from latent2pixel.errors import ConfigError, DataError, SourceError
+from latent2pixel.errors import DataError, SourceError
 from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
 from latent2pixel.generate import load_pipeline
@@ -102,8 +102,3 @@ def test_least_squares_r2_is_that_of_a_regression():
     expected = 1 - float(missed_Nd.square().sum() / target_Nd.square().sum())
     assert fit.r2_least_squares == pytest.approx(expected, abs=1e-4)
     assert fit.r2_in < fit.r2_least_squares
-
-
-def test_start_that_does_not_exist():
-    with pytest.raises(ConfigError, match="initialisation='lifted'"):
-        ConversionConfig(initialisation="lifted")

@@ -21,7 +21,9 @@ def test_lift_differs_from_the_paper_only_in_its_start_and_the_trunks_rate():
     assert dataclasses.replace(lift.training, trunk_rate_factor=1.0) == paper.training
 
 
-@pytest.mark.parametrize("wrong", [{"freezing": "all"}, {"head": "8k"}, {"head_feature_norm": "rms"}])
+@pytest.mark.parametrize(
+    "wrong", [{"freezing": "all"}, {"head": "8k"}, {"head_feature_norm": "rms"}, {"initialisation": "lifted"}]
+)
 def test_unknown_values_are_refused(wrong):
     with pytest.raises(ConfigError):
         ConversionConfig(**wrong)

@@ -38,6 +38,6 @@ class ConversionConfig:
                 raise ConfigError(
                     "A conversion setting does not exist",
                     found=f"{key}={getattr(self, key)!r}",
-                    expected=f"{key} in {tuple(names)}",
+                    expected=f"{key} in {names}",
                     fix="Choose one of the listed names.",
                 )

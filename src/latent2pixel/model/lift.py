@@ -41,7 +41,8 @@ class LiftFit:
     r2_out: float
     """Share of the pixels' variance that ``B z`` explains."""
     r2_least_squares: float
-    """Share of the latents' variance that any linear map of the pixels can explain: what ``r2_in`` is held against."""
+    """Share of the latents' variance that the best linear map of a patch explains, on the patches of the fit: the limit
+    of ``r2_in``."""
     least_squares_noise_gain: float
     """By how much an unconstrained linear fit of the latents would amplify white noise; A's gain is 1 / s**2."""
     num_patches: int
