@@ -52,6 +52,8 @@ def test_dry_run_writes_nothing(source_folder, tmp_path):
         (["--recipe", "papr"], ConfigError),
         (["--recipe", "lift"], ConfigError),
         (["--images", "pictures"], ConfigError),
+        (["--warm-up-steps", "5"], ConfigError),
+        (["--recipe", "lift", "--warm-up-steps", "-1"], ConfigError),
         (["--num-blocks", "99"], ConfigError),
         (["--num-blocks", "-1"], ConfigError),
         (["--patch-size", "15"], GeometryError),

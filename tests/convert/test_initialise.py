@@ -8,7 +8,8 @@ import torch
 from tests.tiny import FAMILIES, HEAD, noise, tiny_pipeline
 
 from latent2pixel.convert import convert
-from latent2pixel.convert.initialise import FitImages, LiftStatistics, fit_lift
+from latent2pixel.convert.images import FitImages
+from latent2pixel.convert.initialise import LiftStatistics, encode_tokens, fit_lift
 from latent2pixel.errors import DataError, SourceError
 from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
@@ -32,8 +33,17 @@ def scenes():
 def converted(scenes, tmp_path_factory):
     images_BCHW = images_from_scenes(scenes)
     folder = tmp_path_factory.mktemp("lift") / "pixel"
-    images = FitImages(name="scenes", batches=images_BCHW[:200].split(50))
-    convert(SHIPPED_SOURCE, folder, head=HEAD, num_blocks=1, fit_images=images, torch_dtype=torch.float32)
+    images = FitImages(name="scenes", images=images_BCHW[:200])
+    convert(
+        SHIPPED_SOURCE,
+        folder,
+        head=HEAD,
+        num_blocks=1,
+        fit_images=images,
+        warm_up_steps=0,
+        wiener=True,
+        torch_dtype=torch.float32,
+    )
     return folder, images_BCHW[200:]
 
 
@@ -67,16 +77,21 @@ def test_untrained_model_predicts_fresh_scenes(converted, scenes):
     assert error(captions) < error(captions[1:] + captions[:1])
 
 
+def fit_tiny(name, images):
+    pipe, fit_images = tiny_pipeline(name), FitImages(name="noise", images=images)
+    return fit_lift(pipe, fit_images, encode_tokens(pipe, fit_images), patch_size=16)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_latents_that_are_no_rotated_pixels_are_refused_with_the_measured_value(name):
     """A VAE with random weights."""
     with pytest.raises(SourceError, match=r"R\^2 -?0\.\d\d"):
-        fit_lift(tiny_pipeline(name), FitImages(name="noise", batches=noise(800, 3, 32, 32).split(100)), patch_size=16)
+        fit_tiny(name, noise(800, 3, 32, 32))
 
 
 def test_no_images(converted):
     with pytest.raises(DataError, match="too few images"):
-        fit_lift(tiny_pipeline(FAMILIES[0]), FitImages(name="nothing", batches=[]), patch_size=16)
+        fit_tiny(FAMILIES[0], [])
 
 
 def test_fit_in_parts_is_the_fit_of_the_whole():

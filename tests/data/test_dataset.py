@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latent2pixel.data.dataset import ImageFolderDataset
+from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.errors import DataError
 from latent2pixel.io.records import write_records
 
@@ -36,6 +36,18 @@ def test_reads_every_shard_in_order(tmp_path):
     file = np.array(Image.open(tmp_path / "shard-00001" / "000000.png"))
     assert item["image"].dtype == torch.float32
     torch.testing.assert_close(item["image"], torch.from_numpy(file).permute(2, 0, 1) / 127.5 - 1)
+
+
+def test_first_images_are_those_of_the_data_set(tmp_path):
+    write_shard(tmp_path / "shard-00000", num=3)
+    dataset = ImageFolderDataset(tmp_path, SIZE_PX)
+    first = FirstImages(dataset, 2)
+    assert len(list(first)) == len(first) == 2
+    assert torch.equal(first[1], dataset[1]["image"])
+    assert torch.equal(first[-1], dataset[1]["image"])
+    assert len(FirstImages(dataset, 1000)) == 3
+    with pytest.raises(IndexError):
+        first[2]
 
 
 def test_cached_images_equal_those_from_disk(tmp_path):

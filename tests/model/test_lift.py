@@ -44,7 +44,7 @@ def test_fit_finds_a_linear_vae():
 
 def test_lifted_noisy_image_is_the_noisy_latent():
     latents_Bdhw, images_BCHW, fit = linear_world()
-    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale)
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
     lift.load_fit(fit)
     for sigma in SIGMAS:
         sigma_B = sigma.expand(len(images_BCHW))
@@ -90,15 +90,53 @@ def test_wiener_gains_match_a_least_squares_fit():
     clean_ND = (noise(num, 12) * variance_D.sqrt()) @ basis_DD.T
     sigma = torch.tensor([0.4])
     noisy_ND = 0.6 * clean_ND + 0.4 * noise(num, 12, seed=1)
-    lift = Lift(patch=patch, token_dim=1, scale=1.0)
+    lift = Lift(patch=patch, token_dim=1, scale=1.0, stem_channels=8, wiener=True)
     with torch.no_grad():
         lift.decode.weight.zero_(), lift.decode.bias.zero_()
         lift.residual_basis_DD.copy_(basis_DD), lift.residual_variance_D.copy_(variance_D)
         noisy_BCHW = functional.pixel_shuffle(noisy_ND.T.view(1, 12, 1, num), patch)
-        lifted = lift.enter(noisy_BCHW, sigma)
-        estimate = lift.leave(
-            noisy_BCHW, sigma, lifted=lifted, latent_velocity_Bdhw=torch.zeros_like(lifted.tokens_Bdhw)
-        )
+        estimate = lift.leave(noisy_BCHW, sigma, torch.zeros(1, 1, 1, num))
     estimate_ND = functional.pixel_unshuffle(estimate, patch).view(12, num).T
     best = torch.linalg.lstsq(noisy_ND, clean_ND).solution
     torch.testing.assert_close(estimate_ND, noisy_ND @ best, atol=0.05, rtol=0)  # 200,000 samples
+
+
+def test_a_perfect_stem_gives_the_noisy_latents_of_any_vae():
+    latents_Bdhw, images_BCHW, fit = linear_world()
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
+    lift.load_fit(fit)
+    curved_Bdhw = latents_Bdhw + 0.5 * latents_Bdhw.roll(1, dims=1).square()
+    misfit_Bdhw = lift.misfit_of(images_BCHW, curved_Bdhw)
+    torch.testing.assert_close(misfit_Bdhw, curved_Bdhw - latents_Bdhw, atol=1e-4, rtol=0)
+    for sigma in SIGMAS:
+        sigma_B, noise_BCHW = sigma.expand(len(images_BCHW)), noise(*images_BCHW.shape, seed=3)
+        noisy_BCHW = add_noise(images_BCHW, noise_BCHW, sigma_B)
+        lifted = lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=misfit_Bdhw)
+        white_Bdhw = torch.einsum("bDhw,Dd->bdhw", functional.pixel_unshuffle(noise_BCHW, PATCH), fit.basis_Dd)
+        expected = add_noise(curved_Bdhw, white_Bdhw, lifted.sigma_B)
+        torch.testing.assert_close(lifted.tokens_Bdhw, expected, atol=1e-4, rtol=0)
+        patches_BDhw = functional.pixel_unshuffle(lifted.image_BCHW, PATCH)
+        seen_Bdhw = torch.einsum("bDhw,Dd->bdhw", patches_BDhw, fit.basis_Dd)
+        torch.testing.assert_close(seen_Bdhw, expected, atol=1e-4, rtol=0)
+
+
+def test_misfit_counts_as_noise_on_the_trunks_clock():
+    """Signal and noise keep weights that add up to 1, and the noise's share grows by the misfit's variance."""
+    _, images_BCHW, fit = linear_world()
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
+    lift.load_fit(fit)
+    sigma_B = torch.tensor([0.0, 0.325, 1.0])
+    plain = lift.enter(images_BCHW[:3], sigma_B)
+    lift.misfit_S.copy_(torch.linspace(0.2, 0.6, len(lift.misfit_S)))
+    told = lift.enter(images_BCHW[:3], sigma_B)
+    misfit_B = torch.tensor([0.2, 0.33, 0.6])
+    noise_B = (plain.sigma_B**2 + (1 - plain.sigma_B) ** 2 * misfit_B).sqrt()
+    signal_B = 1 - plain.sigma_B
+    torch.testing.assert_close(told.sigma_B / (1 - told.sigma_B), noise_B / signal_B)
+    torch.testing.assert_close(
+        told.tokens_Bdhw[:2],
+        plain.tokens_Bdhw[:2] * ((1 - told.sigma_B) / signal_B)[:2].view(-1, 1, 1, 1),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+    torch.testing.assert_close(told.tokens_Bdhw[2], plain.tokens_Bdhw[2])

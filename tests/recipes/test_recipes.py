@@ -22,7 +22,14 @@ def test_lift_differs_from_the_paper_only_in_its_start_and_the_trunks_rate():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"freezing": "all"}, {"head": "8k"}, {"head_feature_norm": "rms"}, {"initialisation": "lifted"}]
+    "wrong",
+    [
+        {"freezing": "all"},
+        {"head": "8k"},
+        {"head_feature_norm": "rms"},
+        {"initialisation": "lifted"},
+        {"warm_up_steps": -1},
+    ],
 )
 def test_unknown_values_are_refused(wrong):
     with pytest.raises(ConfigError):

@@ -111,6 +111,13 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert second.steps == 4
 
 
+def test_no_steps_leave_the_model_as_it_was(tmp_path):
+    before = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0).transformer.state_dict()
+    pipe, report = run(tmp_path, 0, warmup_steps=0, cooldown_steps=0)
+    assert report.losses == []
+    assert all(torch.equal(value, before[name]) for name, value in pipe.transformer.state_dict().items())
+
+
 def test_going_back_is_refused(tmp_path):
     run(tmp_path, 4)
     with pytest.raises(StateError, match="further than asked"):
@@ -123,7 +130,7 @@ def test_released_preset_trains_with_fixed_noise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"steps": 0}, {"batch_size": -1}, {"caption_dropout": 1.0}, {"warmup_steps": 30_000}]
+    "setting", [{"steps": -1}, {"batch_size": -1}, {"caption_dropout": 1.0}, {"warmup_steps": 30_000}]
 )
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match="out of range"):

@@ -8,12 +8,13 @@ import pytest
 from latent2pixel.errors import StateError
 from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.model.head import HEAD_CHANNELS
+from latent2pixel.model.lift import NUM_MISFIT_LEVELS
 from latent2pixel.workflow.demo import retention_of, run_demo
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.world.score import Score
 from latent2pixel.world.source_model import SHIPPED_SOURCE
 
-TINY = {"num_prompts": 12, "seeds_per_prompt": 1, "num_captions": 12, "steps": 4, "num_steps": 2}
+TINY = {"recipe": "paper", "num_prompts": 12, "seeds_per_prompt": 1, "num_captions": 12, "steps": 4, "num_steps": 2}
 
 
 def score(value, error):
@@ -51,6 +52,18 @@ def test_demo_again_makes_nothing_new(finished):
 def test_demo_with_other_settings_is_refused(finished):
     with pytest.raises(StateError, match="steps"):
         run_demo(finished[0], config=DemoConfig(**{**TINY, "steps": 5}))
+
+
+@pytest.mark.e2e
+def test_demo_lifts_by_default_and_does_not_train(tmp_path):
+    # 200 images of 16 patches: the fit needs four patches for each of a patch's 768 values.
+    settings = {"num_prompts": 200, "seeds_per_prompt": 1, "num_captions": 6, "num_steps": 2, "warm_up_steps": 2}
+    result = run_demo(tmp_path / "demo", config=DemoConfig(**settings), cost_sizes_px=(64,))
+    assert result.steps == 0
+    record = read_json(tmp_path / "demo" / "converted" / "conversion.json")
+    assert record["settings"]["warm_up_steps"] == 2
+    assert len(record["lift"]["stem_misfit"]) == NUM_MISFIT_LEVELS
+    assert "0 steps" in result.report.read_text()
 
 
 @pytest.mark.e2e

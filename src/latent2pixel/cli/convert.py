@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from latent2pixel.convert.initialise import FitImages
+    from latent2pixel.convert.images import FitImages
 
 
 def convert(
@@ -20,6 +20,10 @@ def convert(
         Path | None, typer.Option(help="Recipe lift: about 1000 images of the source, from `l2p data synthesize`.")
     ] = None,
     image_size: Annotated[int, typer.Option(help="Width and height of these images, in pixels.")] = 1024,
+    warm_up_steps: Annotated[
+        int | None,
+        typer.Option(help="Recipe lift: steps in which the head learns without the trunk; 0: none; default: 1000."),
+    ] = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
@@ -36,13 +40,16 @@ def convert(
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
-    if images is not None and published.initialisation != "lift":
-        raise ConfigError(
-            f"The recipe {recipe} is not fitted on images",
-            found=f"--images {images}",
-            expected="--images together with --recipe lift",
-            fix="Add --recipe lift, or leave --images out.",
-        )
+    for flag, value in (("--images", images), ("--warm-up-steps", warm_up_steps)):
+        if value is not None and published.initialisation != "lift":
+            raise ConfigError(
+                f"The recipe {recipe} is not fitted on images",
+                found=f"{flag} {value}",
+                expected=f"{flag} together with --recipe lift",
+                fix=f"Add --recipe lift, or leave {flag} out.",
+            )
+    if warm_up_steps is None:
+        warm_up_steps = published.warm_up_steps
     if dry_run:
         config = ConversionConfig(
             patch_size=patch_size,
@@ -50,6 +57,7 @@ def convert(
             freezing=published.freezing,
             num_blocks=num_blocks,
             initialisation=published.initialisation,
+            warm_up_steps=warm_up_steps,
             seed=seed,
         )
         plan, _ = plan_folder(find_pipeline_folder(source), config)
@@ -63,6 +71,7 @@ def convert(
         head=channels,
         num_blocks=num_blocks,
         fit_images=_fit_images(images, image_size) if published.initialisation == "lift" else None,
+        warm_up_steps=warm_up_steps,
         seed=seed,
         torch_dtype=parse_dtype(dtype),
     )
@@ -81,8 +90,8 @@ def convert(
 
 
 def _fit_images(folder: Path | None, image_size: int) -> "FitImages":
-    from latent2pixel.convert.initialise import NUM_FIT_IMAGES, FitImages
-    from latent2pixel.data.dataset import ImageFolderDataset, image_batches
+    from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
+    from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
     from latent2pixel.errors import ConfigError
 
     if folder is None:
@@ -93,7 +102,7 @@ def _fit_images(folder: Path | None, image_size: int) -> "FitImages":
             fix="Pass it with --images FOLDER and its --image-size, or choose the recipe paper.",
         )
     dataset = ImageFolderDataset(folder, image_size)
-    return FitImages(name=str(folder), batches=image_batches(dataset, batch_size=4, num_images=NUM_FIT_IMAGES))
+    return FitImages(name=str(folder), images=FirstImages(dataset, NUM_FIT_IMAGES))
 
 
 def parse_head(text: str) -> str | tuple[int, ...]:

@@ -27,11 +27,22 @@ class ConversionConfig:
     """Blocks at each end of the trunk that train."""
     initialisation: Initialisation = "random"
     """How the new parts start: at random, as published, or in closed form from source images (``model.lift``)."""
+    wiener: bool = False
+    """Lift: filter what the linear decode leaves; for a head that stays untrained."""
+    warm_up_steps: int = 1000
+    """Lift: steps in which stem and head learn to encode and decode, without the trunk."""
     seed: int = 0
-    """Seed of the new parts' random weights."""
+    """Seed of the new parts' random weights and of the warm-up."""
 
     def __post_init__(self) -> None:
         head_channels(self.head)
+        if self.warm_up_steps < 0:
+            raise ConfigError(
+                "A conversion setting is out of range",
+                found=f"warm_up_steps={self.warm_up_steps}",
+                expected="0 or more",
+                fix="Choose a number of steps, or 0 for a silent head.",
+            )
         allowed = {"head_feature_norm": FEATURE_NORMS, "freezing": PRESETS, "initialisation": INITIALISATIONS}
         for key, names in allowed.items():
             if getattr(self, key) not in names:

@@ -11,8 +11,10 @@ import torch
 
 import latent2pixel
 from latent2pixel.convert.config import ConversionConfig
-from latent2pixel.convert.initialise import FitImages, fit_lift
+from latent2pixel.convert.images import FitImages
+from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
+from latent2pixel.convert.warm_up import WarmUp, warm_up
 from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
 from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
 from latent2pixel.io.new_folder import new_folder
@@ -56,6 +58,7 @@ def build_pixel_pipeline(
     head: str | tuple[int, ...] = "1k",
     head_feature_norm: str = "none",
     lift: LiftFit | None = None,
+    lift_wiener: bool = False,
     seed: int = 0,
 ) -> Any:
     """Turn a loaded source pipeline into a pixel pipeline of the same stock class; kept weights are shared, not copied.
@@ -66,6 +69,7 @@ def build_pixel_pipeline(
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         lift: Start from this fit (``fit_lift``) instead of a random projection; the noise shift follows from it.
+        lift_wiener: Whether the lift filters the decode's residual.
         seed: Seed of the new parts' random weights.
 
     Returns:
@@ -87,10 +91,12 @@ def build_pixel_pipeline(
         "head_feature_norm": head_feature_norm,
     }
     pixel_class = load_pixel_class(family.name)
-    empty = pixel_class.from_config_of(transformer.config, **options, lift_scale=None if lift is None else lift.scale)
+    empty = pixel_class.from_config_of(
+        transformer.config, **options, lift_scale=None if lift is None else lift.scale, lift_wiener=lift_wiener
+    )
     plan_conversion(shapes_of(transformer), shapes_of(empty), family=family)
     generator = torch.Generator().manual_seed(seed)
-    pixel = pixel_class.from_source(transformer, **options, lift=lift, generator=generator)
+    pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
     codec = PixelVAE(pixel.factor).to(transformer.device)
     # Some pipelines take settings next to their parts; diffusers keeps those in the pipeline's config.
     settings = {
@@ -112,6 +118,8 @@ def convert(
     head_feature_norm: str = "none",
     num_blocks: int = 5,
     fit_images: FitImages | None = None,
+    wiener: bool = False,
+    warm_up_steps: int = WarmUp.steps,
     seed: int = 0,
     torch_dtype: torch.dtype | None = None,
 ) -> ConversionReport:
@@ -128,6 +136,8 @@ def convert(
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         num_blocks: Blocks at each end of the trunk that train.
         fit_images: Images of the source, for a start in closed form; None starts at random, as published.
+        wiener: With ``fit_images``: filter what the linear decode leaves; for a head that stays untrained.
+        warm_up_steps: With ``fit_images``: steps in which stem and head learn without the trunk.
         seed: Seed of the new parts' random weights.
         torch_dtype: Dtype of all parts; None keeps the source's.
 
@@ -145,29 +155,48 @@ def convert(
         freezing=recipe,
         num_blocks=num_blocks,
         initialisation="random" if fit_images is None else "lift",
+        wiener=wiener,
+        warm_up_steps=warm_up_steps,
         seed=seed,
     )
     folder, target = find_pipeline_folder(source), Path(out)
     plan, empty = plan_folder(folder, config)
     names = trainable_names(empty, preset=config.freezing, num_blocks=config.num_blocks)
     report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
-    settings = _settings(folder, config, torch_dtype) | {"fit_images": fit_images.name if fit_images else None}
+    settings = _settings(folder, config, torch_dtype)
+    if fit_images:
+        settings |= {"fit_images": fit_images.name, "wiener": wiener, "warm_up_steps": warm_up_steps}
     if _holds_conversion(target, settings):
         return replace(report, already_there=True)
     source_pipe = open_pipeline(folder, dtype=torch_dtype)
-    lift = fit_lift(source_pipe, fit_images, patch_size=patch_size) if fit_images else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if fit_images:
+        source_pipe.vae.to(device)
+    tokens = encode_tokens(source_pipe, fit_images) if fit_images else []
+    lift = fit_lift(source_pipe, fit_images, tokens, patch_size=patch_size) if fit_images else None
     pipe = build_pixel_pipeline(
         source_pipe,
         patch_size=config.patch_size,
         head=config.head,
         head_feature_norm=config.head_feature_norm,
         lift=lift,
+        lift_wiener=config.wiener,
         seed=config.seed,
     )
+    if fit_images and config.warm_up_steps:
+        shift = family_of(pipe.transformer).shift(pipe.scheduler)
+        ends = (pipe.transformer.head, pipe.transformer.lift)
+        for part in ends:  # the trunk stays where it is: it does not run
+            part.to(device)
+        warm_up(pipe.transformer, fit_images, tokens, settings=WarmUp(steps=warm_up_steps), shift=shift, seed=seed)
+        for part in ends:
+            part.to("cpu")
     with new_folder(target) as partial:
         pipe.save_pretrained(partial)
         record = {"source": str(source), "settings": settings, **_outcome(report)}
-        record |= {"lift": lift.report()} if lift else {}
+        if lift:
+            misfit = [round(value, 6) for value in pipe.transformer.lift.misfit_S.tolist()]
+            record["lift"] = lift.report() | {"stem_misfit": misfit}
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -199,6 +228,7 @@ def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan,
         head_channels=head_channels(config.head),
         head_feature_norm=config.head_feature_norm,
         lift_scale=1.0 if config.initialisation == "lift" else None,  # shapes do not depend on it
+        lift_wiener=config.wiener,
     )
     source_shapes = {key: tensor.shape for key, tensor in stored.items()}
     return plan_conversion(source_shapes, shapes_of(empty), family=family), empty

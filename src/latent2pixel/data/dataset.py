@@ -4,10 +4,10 @@ Shape letters: C channels (3, sRGB), H height, W width.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -97,11 +97,24 @@ class ImageFolderDataset(Dataset):
         return {"image": image_CHW, "prompt": entry.prompt, "seed": entry.seed}
 
 
-def image_batches(dataset: ImageFolderDataset, *, batch_size: int, num_images: int) -> Iterator[Tensor]:
-    """Yield the first images of a data set in batches (B, 3, H, W) in [-1, 1]."""
-    count = min(num_images, len(dataset))
-    for start in range(0, count, batch_size):
-        yield torch.stack([dataset[index]["image"] for index in range(start, min(start + batch_size, count))])
+class FirstImages(Sequence[Tensor]):
+    """The first images of a data set, each (3, H, W) in [-1, 1], loaded when asked for.
+
+    Args:
+        dataset: Where they come from.
+        num_images: How many at most.
+    """
+
+    def __init__(self, dataset: ImageFolderDataset, num_images: int) -> None:
+        self._dataset, self._count = dataset, min(num_images, len(dataset))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return self._dataset[index % self._count]["image"]
 
 
 def _read_entries(folder: Path) -> list[_Entry]:

@@ -101,13 +101,27 @@ class DetailerHead(nn.Module):
         Returns:
             Shape (B, C, H, W), dtype of the noisy image.
         """
-        if self.feature_norm == "layer_norm":
-            feature_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
-        skips = []
-        hidden = noisy_BCHW
+        skips, hidden_BChw = self.encode(noisy_BCHW)
+        return self.decode(skips, hidden_BChw, feature_BDhw)
+
+    def encode(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Run the down path.
+
+        Returns:
+            The skips of every level, finest first, and the coarsest features (B, channels of the last level, H /
+            2**levels, W / 2**levels).
+        """
+        skips: list[Tensor] = []
+        hidden = image_BCHW
         for encode in self.enc:
             skips.append(self._run(encode, hidden))
             hidden = functional.max_pool2d(skips[-1], 2)
+        return skips, hidden
+
+    def decode(self, skips: list[Tensor], hidden: Tensor, feature_BDhw: Tensor) -> Tensor:
+        """Join the trunk's features at the bottleneck and run the up path on what ``encode`` returned."""
+        if self.feature_norm == "layer_norm":
+            feature_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
         if feature_BDhw.shape[-2:] != hidden.shape[-2:]:
             feature_BDhw = functional.interpolate(feature_BDhw, size=hidden.shape[-2:], mode="nearest")
         hidden = self.bottleneck(torch.cat([hidden, feature_BDhw.to(hidden.dtype)], dim=1))

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
+NUM_MISFIT_LEVELS = 21
+"""Noise levels, evenly from 0 to 1, at which the stem's misfit is tabulated: it changes slowly (dev/LOG.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,29 +75,38 @@ class LiftedInput:
 
 
 class Lift(nn.Module):
-    """Fixed lift and Wiener gains, trainable decode.
+    """Fixed lift, trainable stem and decode, and if asked for a Wiener filter of what the decode leaves.
 
     Args:
         patch: Pixels per token and axis.
         token_dim: d, values of a latent token.
         scale: s of the fit.
+        stem_channels: Channels of the detailer head's coarsest features, which the stem reads.
+        wiener: Add the Wiener estimate of the decode's residual. It lowers the error of an untrained head; a trained
+            one is better without, as the filter leaves a patch grid (dev/LOG.md, 2026-11-25).
         channels: Image channels.
     """
 
     basis_Dd: Tensor
     offset_d: Tensor
+    misfit_S: Tensor
     residual_basis_DD: Tensor
     residual_variance_D: Tensor
 
-    def __init__(self, *, patch: int, token_dim: int, scale: float, channels: int = 3) -> None:
+    def __init__(
+        self, *, patch: int, token_dim: int, scale: float, stem_channels: int, wiener: bool = False, channels: int = 3
+    ) -> None:
         super().__init__()
-        self.patch, self.scale = patch, scale
+        self.patch, self.scale, self.wiener = patch, scale, wiener
         patch_dim = channels * patch**2
         self.decode = nn.Linear(token_dim, patch_dim)
+        self.stem = nn.Conv2d(stem_channels, token_dim, 1)
         self.register_buffer("basis_Dd", torch.zeros(patch_dim, token_dim))
         self.register_buffer("offset_d", torch.zeros(token_dim))
-        self.register_buffer("residual_basis_DD", torch.zeros(patch_dim, patch_dim))
-        self.register_buffer("residual_variance_D", torch.zeros(patch_dim))
+        self.register_buffer("misfit_S", torch.zeros(NUM_MISFIT_LEVELS))
+        if wiener:
+            self.register_buffer("residual_basis_DD", torch.zeros(patch_dim, patch_dim))
+            self.register_buffer("residual_variance_D", torch.zeros(patch_dim))
 
     @torch.no_grad()
     def load_fit(self, fit: LiftFit) -> None:
@@ -104,51 +115,88 @@ class Lift(nn.Module):
         self.offset_d.copy_(fit.offset_d)
         self.decode.weight.copy_(fit.decode_weight_Dd)
         self.decode.bias.copy_(fit.decode_bias_D)
-        self.residual_basis_DD.copy_(fit.residual_basis_DD)
-        self.residual_variance_D.copy_(fit.residual_variance_D)
+        if self.wiener:
+            self.residual_basis_DD.copy_(fit.residual_basis_DD)
+            self.residual_variance_D.copy_(fit.residual_variance_D)
+        self.misfit_S.zero_()
+        for parameter in self.stem.parameters():
+            nn.init.zeros_(parameter)
 
-    def enter(self, noisy_BCHW: Tensor, sigma_B: Tensor) -> LiftedInput:
-        """Scale a noisy image to what the trunk knows.
+    def seen_by_head(self, noisy_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+        """Return the noisy image at about unit variance and a plane of sigma, (B, C + 1, H, W)."""
+        sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
+        scaled_BCHW = noisy_BCHW / ((1 - sigma_B111) ** 2 + sigma_B111**2).sqrt()
+        return torch.cat([scaled_BCHW, sigma_B111.expand(-1, 1, *noisy_BCHW.shape[-2:])], dim=1)
+
+    def misfit_of(self, clean_BCHW: Tensor, tokens_Bdhw: Tensor) -> Tensor:
+        """Return the stem's target, (B, d, h, w): what the lift of a clean image misses of its latent tokens."""
+        return tokens_Bdhw - self.enter(clean_BCHW, clean_BCHW.new_zeros(len(clean_BCHW)), told=False).tokens_Bdhw
+
+    def enter(
+        self, noisy_BCHW: Tensor, sigma_B: Tensor, *, correction_Bdhw: Tensor | None = None, told: bool = True
+    ) -> LiftedInput:
+        """Turn a noisy image into what the trunk knows: latent tokens at a noise level of their own.
 
         ``A^T x_sigma - (1 - sigma) c = (1 - sigma) s z + sigma noise``; times ``k = 1 / (s + (1 - s) sigma)`` the two
-        weights add up to 1.
+        weights add up to 1, with ``sigma' = k sigma`` on the noise. Real latents are no linear image of the pixels:
+        ``A^T x = s (z - misfit) + c``. The stem's estimate of the misfit is added at the weight of ``z``. What it
+        misses, of variance ``misfit_S``, counts as noise: the trunk is told a little more than ``k sigma``.
 
         Args:
             noisy_BCHW: Image at noise level sigma, float32.
             sigma_B: Noise level in [0, 1].
+            correction_Bdhw: The misfit as the stem estimates it; None leaves it in.
+            told: Count ``misfit_S`` as noise.
         """
         sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
         k_B111 = 1 / (self.scale + (1 - self.scale) * sigma_B111)
+        lifted_sigma_B111 = k_B111 * sigma_B111
         basis_Dd, offset_d = self.basis_Dd.float(), self.offset_d.float()
         patches_BDhw = functional.pixel_unshuffle(noisy_BCHW, self.patch)
         mean_D11 = (basis_Dd @ offset_d).view(-1, 1, 1)
-        centred_BDhw = k_B111 * (patches_BDhw - (1 - sigma_B111) * mean_D11)
+        patches_BDhw = k_B111 * (patches_BDhw - (1 - sigma_B111) * mean_D11)
+        if correction_Bdhw is not None:
+            # A is orthonormal, so A^T (A correction) is the correction.
+            patches_BDhw = patches_BDhw + (1 - lifted_sigma_B111) * torch.einsum(
+                "bdhw,Dd->bDhw", correction_Bdhw, basis_Dd
+            )
+        noise_B111 = lifted_sigma_B111
+        if told:
+            misfit_B111 = self._misfit_at(sigma_B).view(-1, 1, 1, 1)
+            noise_B111 = (lifted_sigma_B111**2 + (1 - lifted_sigma_B111) ** 2 * misfit_B111).sqrt()
+        total_B111 = 1 - lifted_sigma_B111 + noise_B111
+        patches_BDhw = patches_BDhw / total_B111
         return LiftedInput(
-            image_BCHW=functional.pixel_shuffle(centred_BDhw, self.patch),
-            tokens_Bdhw=torch.einsum("bDhw,Dd->bdhw", centred_BDhw, basis_Dd),
-            sigma_B=(k_B111.flatten() * sigma_B.float()),
+            image_BCHW=functional.pixel_shuffle(patches_BDhw, self.patch),
+            tokens_Bdhw=torch.einsum("bDhw,Dd->bdhw", patches_BDhw, basis_Dd),
+            sigma_B=(noise_B111 / total_B111).flatten(),
         )
 
-    def leave(
-        self, noisy_BCHW: Tensor, sigma_B: Tensor, *, lifted: LiftedInput, latent_velocity_Bdhw: Tensor
-    ) -> Tensor:
-        """Return the clean image that follows from the source's own velocity, shape (B, C, H, W).
+    def _misfit_at(self, sigma_B: Tensor) -> Tensor:
+        """Interpolate the table of misfits linearly."""
+        place_B = sigma_B.float() * (NUM_MISFIT_LEVELS - 1)
+        below_B = place_B.floor().clamp(max=NUM_MISFIT_LEVELS - 2).long()
+        table_S = self.misfit_S.float()
+        return torch.lerp(table_S[below_B], table_S[below_B + 1], place_B - below_B)
 
-        The latent is decoded linearly. What the decode leaves, ``r = x0 - B z``, is estimated from the noisy pixels by
-        the best linear filter for its covariance ``Q diag(lambda) Q^T``, patch by patch.
+    def leave(self, noisy_BCHW: Tensor, sigma_B: Tensor, tokens_Bdhw: Tensor) -> Tensor:
+        """Return the image that clean latent tokens stand for, decoded linearly, shape (B, C, H, W).
+
+        With ``wiener``, what the decode leaves, ``r = x0 - B z``, is estimated from the noisy pixels by the best linear
+        filter for its covariance ``Q diag(lambda) Q^T``, patch by patch.
 
         Args:
             noisy_BCHW: Image at noise level sigma, float32.
             sigma_B: Noise level in [0, 1].
-            lifted: What ``enter`` made of them.
-            latent_velocity_Bdhw: The source's velocity ``noise - z`` for ``lifted``.
+            tokens_Bdhw: Clean latent tokens, as the source predicts them.
 
         Source:
             Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series" (1949): the estimate of a
             signal of variance lambda in ``(1 - sigma) signal + sigma noise``.
         """
-        tokens_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw
         decoded_BDhw = self.decode(tokens_Bdhw.movedim(1, -1)).movedim(-1, 1).float()
+        if not self.wiener:
+            return functional.pixel_shuffle(decoded_BDhw, self.patch)
         sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
         variance_D11 = self.residual_variance_D.float().view(-1, 1, 1)
         signal_B111 = 1 - sigma_B111

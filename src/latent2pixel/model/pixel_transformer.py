@@ -5,7 +5,8 @@ Shape letters: B batch, C image channels, D trunk width, H and W image size in p
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -30,8 +31,20 @@ PIXEL_CONFIG: dict[str, Any] = {
 }
 """Config keys that a pixel transformer adds to its source's, with the published 1K values.
 
-``lift_config`` is none, or {"scale": s, "token_dim": d} of a ``Lift``.
+``lift_config`` is none, or {"scale": s, "token_dim": d, "wiener": whether it filters the residual} of a ``Lift``.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiftedEnds:
+    """What the head and the stem make of a noisy image before the trunk runs."""
+
+    skips: list[Tensor]
+    """Features of the head's down path, finest first."""
+    coarse_BChw: Tensor
+    """Its coarsest features."""
+    correction_Bdhw: Tensor
+    """The stem's estimate of what the lift misses of the latent tokens, float32."""
 
 
 class PixelTransformerMixin(nn.Module):
@@ -88,14 +101,58 @@ class PixelTransformerMixin(nn.Module):
         """Return the velocity to the clean image that lift, source and head together predict."""
         noisy_BCHW = noisy_BCHW.float()
         sigma_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
-        lifted = self.lift.enter(noisy_BCHW, sigma_B)
+        ends = self.lift_in(noisy_BCHW, sigma_B)
+        lifted = self.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=ends.correction_Bdhw)
         call[self.trunk.timestep_argument] = self.trunk.timestep(lifted.sigma_B)
         feature_BDhw = self._hidden(lifted.image_BCHW.to(self.dtype), grid, call)
         latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(self, grid).float()
-        clean_BCHW = self.lift.leave(noisy_BCHW, sigma_B, lifted=lifted, latent_velocity_Bdhw=latent_velocity_Bdhw)
-        seen_BCHW = torch.cat([noisy_BCHW, clean_BCHW], dim=1).to(self.dtype)
-        clean_BCHW = clean_BCHW + self.head(seen_BCHW, feature_BDhw).float()
+        tokens_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw
+        clean_BCHW = self.lift_out(noisy_BCHW, sigma_B, ends, tokens_Bdhw=tokens_Bdhw, feature_BDhw=feature_BDhw)
         return self.trunk.sign * velocity_from_clean(noisy_BCHW, clean_BCHW, sigma_B)
+
+    def lift_in(self, noisy_BCHW: Tensor, sigma_B: Tensor) -> LiftedEnds:
+        """Run the head's down path and the stem: all that happens before the trunk.
+
+        Args:
+            noisy_BCHW: Image at noise level sigma, float32.
+            sigma_B: Noise level in [0, 1].
+        """
+        skips, coarse_BChw = self.head.encode(self.lift.seen_by_head(noisy_BCHW, sigma_B).to(self.dtype))
+        patch = self.config["pixel_patch_size"]
+        grid = (noisy_BCHW.shape[-2] // patch, noisy_BCHW.shape[-1] // patch)
+        # With patches larger than the head is deep, a token covers several of its coarsest cells.
+        correction_Bdhw = self.lift.stem(functional.adaptive_avg_pool2d(coarse_BChw, grid)).float()
+        return LiftedEnds(skips=skips, coarse_BChw=coarse_BChw, correction_Bdhw=correction_Bdhw)
+
+    def lift_out(
+        self,
+        noisy_BCHW: Tensor,
+        sigma_B: Tensor,
+        ends: LiftedEnds,
+        *,
+        tokens_Bdhw: Tensor,
+        feature_BDhw: Tensor | None = None,
+    ) -> Tensor:
+        """Decode clean latent tokens: all that happens behind the trunk.
+
+        Args:
+            noisy_BCHW: Image at noise level sigma, float32.
+            sigma_B: Noise level in [0, 1].
+            ends: What ``lift_in`` returned for them.
+            tokens_Bdhw: Clean latent tokens.
+            feature_BDhw: The trunk's last hidden states; None where no trunk has run.
+
+        Returns:
+            The clean image, (B, C, H, W), float32.
+        """
+        if feature_BDhw is None:
+            batch, _, rows, columns = tokens_Bdhw.shape
+            feature_BDhw = tokens_Bdhw.new_zeros(batch, self.trunk.width(self), rows, columns)
+        # Hidden states grow over the blocks; the tokens beside them are of unit variance.
+        normed_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
+        joined_BDhw = torch.cat([normed_BDhw.float(), tokens_Bdhw], dim=1)
+        detail_BCHW = self.head.decode(ends.skips, ends.coarse_BChw, joined_BDhw)
+        return self.lift.leave(noisy_BCHW, sigma_B, tokens_Bdhw) + detail_BCHW.float()
 
     def _hidden(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
         """Run the trunk on an image and return its last hidden states as a feature map (B, D, h, w)."""
@@ -123,6 +180,7 @@ class PixelTransformerMixin(nn.Module):
         head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
         head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
         lift_scale: float | None = None,
+        lift_wiener: bool = False,
     ) -> "PixelTransformerMixin":
         """Build the pixel model of a source's config on the meta device: shapes and names, no memory.
 
@@ -132,13 +190,16 @@ class PixelTransformerMixin(nn.Module):
             head_channels: Channels per level of the detailer head.
             head_feature_norm: See ``DetailerHead``.
             lift_scale: Scale s of a ``Lift``; none builds the published model.
+            lift_wiener: Whether the lift filters the decode's residual.
 
         Raises:
             GeometryError: If patch, latent patch and head do not fit together.
         """
         require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
-        lift = None if lift_scale is None else {"scale": lift_scale, "token_dim": cls.trunk.token_dim(public)}
+        lift = None
+        if lift_scale is not None:
+            lift = {"scale": lift_scale, "token_dim": cls.trunk.token_dim(public), "wiener": lift_wiener}
         config = cls.trunk.pixel_config(public, pixel_patch_size // cls.trunk.latent_patch)
         with init_empty_weights(include_buffers=False):
             return cls(
@@ -158,6 +219,7 @@ class PixelTransformerMixin(nn.Module):
         head_channels: tuple[int, ...] = PIXEL_CONFIG["head_channels"],
         head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
         lift: LiftFit | None = None,
+        lift_wiener: bool = False,
         generator: torch.Generator,
     ) -> "PixelTransformerMixin":
         """Turn a loaded source into a pixel model without copying it: kept tensors share the source's storage.
@@ -168,6 +230,7 @@ class PixelTransformerMixin(nn.Module):
             head_channels: Channels per level of the detailer head.
             head_feature_norm: See ``DetailerHead``.
             lift: Start from the closed form of this fit instead of a random projection.
+            lift_wiener: Whether the lift filters the decode's residual.
             generator: CPU generator from which the new parts are drawn; the global random state stays untouched.
 
         Raises:
@@ -181,6 +244,7 @@ class PixelTransformerMixin(nn.Module):
             head_channels=head_channels,
             head_feature_norm=head_feature_norm,
             lift_scale=None if lift is None else lift.scale,
+            lift_wiener=lift_wiener,
         )
         parts = [model.get_submodule(name) for name in cls.trunk.new_parts if name != "lift" or lift is not None]
         for part in parts:
@@ -199,6 +263,10 @@ class PixelTransformerMixin(nn.Module):
     def _start_from(self, fit: LiftFit, transformer: Any) -> None:
         """Set the new parts to the closed form: projection of the lifted pixels, silent head."""
         self.lift.load_fit(fit)
+        # The head first learns without the trunk (convert.warm_up), whose features must not disturb it afterwards.
+        width, joint = self.trunk.width(self), cast(nn.Conv2d, self.head.bottleneck[0])
+        start = joint.in_channels - width - fit.basis_Dd.shape[1]
+        nn.init.zeros_(joint.weight[:, start : start + width])
         for parameter in self.head.out_conv.parameters():
             nn.init.zeros_(parameter)
         for name in self.trunk.input_projections:
@@ -238,17 +306,16 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[Pix
         self.register_to_config(**own)  # the base's init registered only its own keys
         channels = tuple(own["head_channels"])
         require_patch(own["pixel_patch_size"], latent_patch=trunk.latent_patch, num_head_levels=len(channels))
-        if own["lift_config"]:
-            trunk.tap_tail(self, own["lift_config"]["token_dim"])
-            self.lift = Lift(patch=own["pixel_patch_size"], **own["lift_config"])
+        lift, feature_dim, in_channels = own["lift_config"], trunk.width(self), IMAGE_CHANNELS
+        if lift:
+            trunk.tap_tail(self, lift["token_dim"])
+            self.lift = Lift(patch=own["pixel_patch_size"], stem_channels=channels[-1], **lift)
+            # Latent tokens beside the hidden states, a plane of sigma beside the image.
+            feature_dim, in_channels = feature_dim + lift["token_dim"], in_channels + 1
         else:
             trunk.strip_tail(self)
         self.head = DetailerHead(
-            trunk.width(self),
-            channels=channels,
-            # With a lift the head also sees the closed form's image.
-            in_channels=IMAGE_CHANNELS * (2 if own["lift_config"] else 1),
-            feature_norm=own["head_feature_norm"],
+            feature_dim, channels=channels, in_channels=in_channels, feature_norm=own["head_feature_norm"]
         )
 
     # ConfigMixin reads the accepted config keys from the signature.

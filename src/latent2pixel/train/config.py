@@ -16,7 +16,7 @@ class TrainConfig:
 
     steps: int = 20_000
     """Optimiser steps; a run started again goes on to this number. The paper names none: this shows its 20,000 images
-    eight times."""
+    eight times. 0 leaves the model as it was converted."""
     batch_size: int = 8
     """Images a step, over all processes."""
     image_size_px: int = 1024
@@ -78,7 +78,6 @@ class TrainConfig:
             ConfigError: A value is out of range.
         """
         positive = (
-            "steps",
             "batch_size",
             "image_size_px",
             "checkpoint_every",
@@ -89,6 +88,8 @@ class TrainConfig:
         for key in positive:
             if getattr(self, key) <= 0:
                 raise _out_of_range(key, getattr(self, key), "a number above 0")
+        if self.steps < 0:
+            raise _out_of_range("steps", self.steps, "0 or more")
         for key in ("caption_dropout", "ema_decay"):
             if not 0 <= getattr(self, key) < 1:
                 raise _out_of_range(key, getattr(self, key), "a share from 0 up to, but not including, 1")

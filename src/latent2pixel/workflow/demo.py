@@ -22,8 +22,8 @@ from torch import Tensor
 
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
-from latent2pixel.convert.initialise import NUM_FIT_IMAGES, FitImages
-from latent2pixel.data.dataset import ImageFolderDataset, image_batches
+from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
+from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.judge import audit
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 12
 """Pictures of the first look, and pairs in the report."""
+DEFAULT_STEPS = 1000
+"""Training steps of a recipe that starts at random: seven minutes of the miniature's fifteen."""
 NUM_CURVE_POINTS = 4
 """Points of the score curve."""
 CURVE_CAPTIONS = 60
@@ -110,6 +112,7 @@ class _Demo:
         self.source = SHIPPED_SOURCE if is_shipped else find_pipeline_folder(config.source)
         recipe = require_recipe(config.recipe)
         self.recipe: Recipe = miniature(recipe) if is_shipped else recipe
+        self.steps = config.steps if config.steps is not None else self._default_steps()
         self.size_px = config.image_size_px or self.recipe.training.image_size_px
         self.batch_size = max(1, SAMPLING_PIXELS // self.size_px**2)
         # On most CPUs bfloat16 is slower than float32; another source keeps its own dtype.
@@ -125,6 +128,9 @@ class _Demo:
         self._stage("sample", self._sample_heldout)
         costs = self._stage("cost", self._costs)
         return self._report(transferred, costs)
+
+    def _default_steps(self) -> int:
+        return 0 if self.recipe.conversion.initialisation == "lift" else DEFAULT_STEPS
 
     def _claim(self) -> None:
         """Write ``demo.yaml``, or check that the folder's own is the same."""
@@ -212,6 +218,7 @@ class _Demo:
             head_feature_norm=settings.head_feature_norm,
             num_blocks=settings.num_blocks,
             fit_images=self._fit_images() if settings.initialisation == "lift" else None,
+            warm_up_steps=self.config.warm_up_steps,
             seed=self.config.seed,
             torch_dtype=self.dtype,
         )
@@ -219,16 +226,15 @@ class _Demo:
 
     def _fit_images(self) -> FitImages:
         dataset = ImageFolderDataset(self.out / "images", self.size_px)
-        batches = image_batches(dataset, batch_size=self.batch_size, num_images=NUM_FIT_IMAGES)
-        return FitImages(name=str(self.out / "images"), batches=batches)
+        return FitImages(name=str(self.out / "images"), images=FirstImages(dataset, NUM_FIT_IMAGES))
 
     def _train(self) -> TransferReport:
         settings = replace(
             self.recipe.training,
-            steps=self.config.steps,
-            warmup_steps=min(self.recipe.training.warmup_steps, self.config.steps // 10),
-            cooldown_steps=self.config.steps * 3 // 10,
-            validate_every=max(self.config.steps // NUM_CURVE_POINTS, 1),
+            steps=self.steps,
+            warmup_steps=min(self.recipe.training.warmup_steps, self.steps // 10),
+            cooldown_steps=self.steps * 3 // 10,
+            validate_every=max(self.steps // NUM_CURVE_POINTS, 1),
             image_size_px=self.size_px,
             seed=self.config.seed,
             validation_guidance=self.config.guidance_scale,
@@ -337,7 +343,7 @@ class _Demo:
         return [
             ("Source", config.source),
             ("Recipe", config.recipe),
-            ("Training", f"{config.steps} steps of {self.recipe.training.batch_size} images"),
+            ("Training", f"{self.steps} steps of {self.recipe.training.batch_size} images"),
             ("Source images", f"{config.num_prompts} captions x {config.seeds_per_prompt} seeds"),
             ("Trainable", f"{share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%})"),
             ("Sampling", f"{config.num_steps} Euler steps, guidance {config.guidance_scale}, stock pipeline"),

@@ -9,7 +9,7 @@ class DemoConfig:
 
     source: str = "shipped"
     """Folder or id of the source pipeline; "shipped" is the miniature that comes with the package."""
-    recipe: str = "paper"
+    recipe: str = "lift"
     """Recipe of the transfer."""
     level: str = "easy"
     """Level of the miniature world whose captions are used."""
@@ -19,8 +19,11 @@ class DemoConfig:
     """Source images of each, as in the paper."""
     num_captions: int = 120
     """Held-out captions of the scores, two images each."""
-    steps: int = 1000
-    """Training steps."""
+    warm_up_steps: int = 1000
+    """Steps in which the head of recipe lift learns without the trunk."""
+    steps: int | None = None
+    """Training steps; none means 1000, or 0 with recipe lift: after its warm-up, training on the images lowers the
+    error and the score (dev/LOG.md, 2026-11-25)."""
     image_size_px: int | None = None
     """Size of all images; none means that of the recipe: 64 for the miniature, 1024 for another source."""
     guidance_scale: float = 2.0
