@@ -38,6 +38,18 @@ def test_published_shares(z_image_6b, preset, num_trainable, percent):
     assert round(100 * share.share) == percent
 
 
+def test_warm_up_of_the_lift_trains_ten_million_of_six_billion():
+    from diffusers import ZImageTransformer2DModel
+
+    with init_empty_weights():
+        source = ZImageTransformer2DModel()
+    lifted = load_pixel_class("z_image").from_config_of(source.config, lift_scale=1.0)
+    names = [name for name, _ in lifted.named_parameters() if name.startswith(("head.", "lift.stem."))]
+    warmed = describe(lifted, names)
+    assert warmed.num_trainable == 10_151_299
+    assert warmed.num_total == 6_167_813_315
+
+
 def test_paper_trains_projection_head_and_end_blocks(tiny_model):
     modules = {".".join(name.split(".")[:2]) for name in trainable_names(tiny_model, preset="paper", num_blocks=1)}
     head = {f"head.{part}" for part in ("enc", "bottleneck", "up", "dec", "out_conv")}

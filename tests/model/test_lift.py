@@ -82,6 +82,25 @@ def test_with_a_linear_vae_the_untrained_model_is_the_source(name):
         torch.testing.assert_close(actual, expected, atol=2e-3, rtol=1e-4)  # divided by sigma = 0.05
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_a_bfloat16_lift_runs_and_agrees(name):
+    """Failed once: float32 tokens met a bfloat16 decode."""
+    _, images_BCHW, fit = linear_world()
+    family, source = load_family(name), tiny_pipeline(name)
+    encoded, sigma_B = family.encode(source, PROMPTS), torch.tensor([0.5, 0.9])
+    noisy_BCHW = add_noise(images_BCHW[:2], noise(2, *images_BCHW.shape[1:], seed=4), sigma_B)
+    model = build_pixel_pipeline(source, head=HEAD, lift=fit).transformer
+    velocities = []
+    for dtype in (torch.float32, torch.bfloat16):
+        conditioning = family.collate(encoded, device="cpu", dtype=dtype)
+        velocities.append(predict_velocity(model.to(dtype), noisy_BCHW, sigma_B, conditioning))
+    exact, rounded = velocities
+    assert rounded.dtype == torch.float32
+    # bfloat16 keeps 8 bits, over four blocks
+    assert (rounded - exact).square().mean() < 0.01 * exact.square().mean()
+
+
 def test_wiener_gains_match_a_least_squares_fit():
     """In one patch of pure residual the estimate is the regression of the image on the noisy image."""
     patch, num = 2, 200_000

@@ -12,7 +12,7 @@ def demo(
     source: Annotated[
         str, typer.Option(help="Folder or id of a source pipeline; 'shipped' is the miniature in the package.")
     ] = "shipped",
-    recipe: Annotated[str, typer.Option(help="Recipe of the transfer.")] = "paper",
+    recipe: Annotated[str, typer.Option(help="Recipe: lift, paper or released.")] = "lift",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as steps=100.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,

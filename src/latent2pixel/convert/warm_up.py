@@ -14,7 +14,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from latent2pixel.convert.images import FitImages
-from latent2pixel.flow import add_noise, sample_sigmas
+from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas
 from latent2pixel.model.lift import NUM_MISFIT_LEVELS
 
 CROP_PX = 256
@@ -25,8 +25,6 @@ COOLDOWN_SHARE = 0.4
 """Last share of the steps, over which the rate falls to zero."""
 RIM_RATE = 0.3
 """AdamW's rate for rim and biases over Muon's for the hidden kernels."""
-SMALLEST_SIGMA = 0.05
-"""Below it the weight 1 / sigma of the image's error no longer grows; as ``flow.MIN_SIGMA``."""
 HELD_OUT_SHARE = 0.1
 """Share of the images that only measure the stem's misfit."""
 MIN_HELD_OUT = 16
@@ -126,9 +124,7 @@ def _loss(
     image_BCHW = model.lift_out(noisy_BCHW, sigma_B, ends, tokens_Bdhw=tokens_Bdhw + token_noise_Bdhw)
     errors_B = (image_BCHW - clean_BCHW).square().mean((1, 2, 3))
     misfit_Bdhw = model.lift.misfit_of(clean_BCHW, tokens_Bdhw)
-    return (errors_B / sigma_B.clamp(min=SMALLEST_SIGMA)).mean() + functional.mse_loss(
-        ends.correction_Bdhw, misfit_Bdhw
-    )
+    return (errors_B / sigma_B.clamp(min=MIN_SIGMA)).mean() + functional.mse_loss(ends.correction_Bdhw, misfit_Bdhw)
 
 
 def _noisy(clean_BCHW: Tensor, *, shift: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

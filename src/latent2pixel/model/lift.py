@@ -194,7 +194,7 @@ class Lift(nn.Module):
             Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series" (1949): the estimate of a
             signal of variance lambda in ``(1 - sigma) signal + sigma noise``.
         """
-        decoded_BDhw = self.decode(tokens_Bdhw.movedim(1, -1)).movedim(-1, 1).float()
+        decoded_BDhw = self.decode(tokens_Bdhw.to(self.decode.weight.dtype).movedim(1, -1)).movedim(-1, 1).float()
         if not self.wiener:
             return functional.pixel_shuffle(decoded_BDhw, self.patch)
         sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
