@@ -17,7 +17,8 @@ from torch.nn import functional
 SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
 NUM_MISFIT_LEVELS = 21
-"""Noise levels, evenly from 0 to 1, at which the stem's misfit is tabulated: it changes slowly (dev/LOG.md)."""
+"""Noise levels, evenly from 0 to 1, at which the stem's misfit is tabulated. It changes fast only near 1, where the
+trunk's clock hardly depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
