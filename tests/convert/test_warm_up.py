@@ -18,7 +18,7 @@ from latent2pixel.world.source_model import SHIPPED_SOURCE
 from latent2pixel.world.train_vae import images_from_scenes
 
 HEAD, SIGMA = (8, 16, 24, 32), 0.5
-# Twice the miniature's own steps would still be too few for pictures; these show the direction in seconds.
+# Far too few steps for pictures; they show the direction in seconds.
 SETTINGS = WarmUp(steps=60, batch_size=16)
 
 

@@ -119,7 +119,7 @@ def convert(
     num_blocks: int = 5,
     fit_images: FitImages | None = None,
     wiener: bool = False,
-    warm_up_steps: int = WarmUp.steps,
+    warm_up_steps: int = ConversionConfig.warm_up_steps,
     seed: int = 0,
     torch_dtype: torch.dtype | None = None,
 ) -> ConversionReport:
@@ -168,29 +168,7 @@ def convert(
         settings |= {"fit_images": fit_images.name, "wiener": wiener, "warm_up_steps": warm_up_steps}
     if _holds_conversion(target, settings):
         return replace(report, already_there=True)
-    source_pipe = open_pipeline(folder, dtype=torch_dtype)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if fit_images:
-        source_pipe.vae.to(device)
-    tokens = encode_tokens(source_pipe, fit_images) if fit_images else []
-    lift = fit_lift(source_pipe, fit_images, tokens, patch_size=patch_size) if fit_images else None
-    pipe = build_pixel_pipeline(
-        source_pipe,
-        patch_size=config.patch_size,
-        head=config.head,
-        head_feature_norm=config.head_feature_norm,
-        lift=lift,
-        lift_wiener=config.wiener,
-        seed=config.seed,
-    )
-    if fit_images and config.warm_up_steps:
-        shift = family_of(pipe.transformer).shift(pipe.scheduler)
-        ends = (pipe.transformer.head, pipe.transformer.lift)
-        for part in ends:  # the trunk stays where it is: it does not run
-            part.to(device)
-        warm_up(pipe.transformer, fit_images, tokens, settings=WarmUp(steps=warm_up_steps), shift=shift, seed=seed)
-        for part in ends:
-            part.to("cpu")
+    pipe, lift = _convert_loaded(open_pipeline(folder, dtype=torch_dtype), config, fit_images)
     with new_folder(target) as partial:
         pipe.save_pretrained(partial)
         record = {"source": str(source), "settings": settings, **_outcome(report)}
@@ -199,6 +177,34 @@ def convert(
             record["lift"] = lift.report() | {"stem_misfit": misfit}
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages | None) -> tuple[Any, LiftFit | None]:
+    """Return the pixel pipeline of a loaded source, fitted and warmed up if there are images, and the fit."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens, lift = [], None
+    if fit_images:
+        source.vae.to(device)
+        tokens = encode_tokens(source, fit_images)
+        lift = fit_lift(source, fit_images, tokens, patch_size=config.patch_size)
+    pipe = build_pixel_pipeline(
+        source,
+        patch_size=config.patch_size,
+        head=config.head,
+        head_feature_norm=config.head_feature_norm,
+        lift=lift,
+        lift_wiener=config.wiener,
+        seed=config.seed,
+    )
+    if fit_images and config.warm_up_steps:
+        shift, settings = family_of(pipe.transformer).shift(pipe.scheduler), WarmUp(steps=config.warm_up_steps)
+        ends = (pipe.transformer.head, pipe.transformer.lift)
+        for part in ends:  # the trunk stays where it is: it does not run
+            part.to(device)
+        warm_up(pipe.transformer, fit_images, tokens, settings=settings, shift=shift, seed=config.seed)
+        for part in ends:
+            part.to("cpu")
+    return pipe, lift
 
 
 def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan, PixelTransformerMixin]:

@@ -84,7 +84,7 @@ class Lift(nn.Module):
         scale: s of the fit.
         stem_channels: Channels of the detailer head's coarsest features, which the stem reads.
         wiener: Add the Wiener estimate of the decode's residual. It lowers the error of an untrained head; a trained
-            one is better without, as the filter leaves a patch grid (dev/LOG.md, 2026-11-25).
+            one scores better without (dev/LOG.md, 2026-11-25).
         channels: Image channels.
     """
 
