@@ -132,6 +132,17 @@ def tiny_pixel_pipeline(name: str, *, seed: int = 0, **options: Any) -> Any:
     return pipe
 
 
+def tiny_lift(*, seed: int = 0) -> Any:
+    """Return a fit of random patches on random tokens of the tiny latent size: a linear, orthonormal VAE."""
+    from latent2pixel.convert.initialise import LiftStatistics
+
+    basis_Dd = torch.linalg.qr(noise(3 * 16**2, 16, seed=seed).double())[0]
+    tokens_Nd = noise(3200, 16, seed=seed + 1).double()
+    statistics = LiftStatistics(3 * 16**2, 16)
+    statistics.add(2.5 * tokens_Nd @ basis_Dd.T, tokens_Nd)
+    return statistics.fit()
+
+
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -11,7 +11,7 @@ from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.warm_up import WarmUp, _Crops, warm_up
 from latent2pixel.flow import add_noise
 from latent2pixel.io.pipeline_folder import open_pipeline
-from latent2pixel.model.lift import NUM_MISFIT_LEVELS
+from latent2pixel.model.lift import NUM_LEVELS
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.scenes import draw_scene
 from latent2pixel.world.source_model import SHIPPED_SOURCE
@@ -73,12 +73,23 @@ def test_trunk_stays_as_it_was(warmed):
     assert all(torch.equal(value, trunk[key]) for key, value in model.layers.state_dict().items())
 
 
-def test_misfit_is_that_of_unseen_images(warmed, world):
-    """The table's middle against the stem's error on fresh scenes; 24 and 40 images, so within a quarter."""
-    table_S = warmed[0].lift.misfit_S
-    assert table_S.shape == (NUM_MISFIT_LEVELS,)
-    assert table_S[NUM_MISFIT_LEVELS // 2].item() == pytest.approx(errors(warmed[0], world)[0], rel=0.25)
-    assert table_S[0] < table_S[-1]
+@torch.no_grad()
+def test_clock_tells_how_far_unseen_tokens_are_off(warmed, world):
+    """On fresh scenes; 24 and 40 images, so within a tenth."""
+    model, source = warmed[0], world[0]
+    assert len(model.lift.gain_S) == NUM_LEVELS
+    tokens_Bdhw = torch.stack(encode_tokens(source, FitImages(name="fresh", images=world[2]))).float()
+    for sigma in (0.2, 0.5, 0.8):
+        sigma_B = torch.full((len(tokens_Bdhw),), sigma)
+        noisy_BCHW = add_noise(world[2], torch.randn(world[2].shape, generator=torch.Generator()), sigma_B)
+        correction_Bdhw = model.lift_in(noisy_BCHW, sigma_B).correction_Bdhw
+        plain, told = (
+            model.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=correction_Bdhw, told=told) for told in (False, True)
+        )
+        clock = told.sigma_B[0].item()
+        off = (told.tokens_Bdhw - (1 - clock) * tokens_Bdhw).std().item()
+        assert off == pytest.approx(clock, rel=0.1)
+        assert clock > 1.02 * plain.sigma_B[0].item()
 
 
 def test_same_seed_gives_the_same_weights(world):

@@ -139,23 +139,71 @@ def test_a_perfect_stem_gives_the_noisy_latents_of_any_vae():
         torch.testing.assert_close(seen_Bdhw, expected, atol=1e-4, rtol=0)
 
 
-def test_misfit_counts_as_noise_on_the_trunks_clock():
-    """Signal and noise keep weights that add up to 1, and the noise's share grows by the misfit's variance."""
+def test_calibrated_tokens_have_the_statistics_of_noisy_latents():
+    """Latents that no linear map reaches: means, variances and distribution of the noise, level by level."""
+    latents_Bdhw, images_BCHW, fit = linear_world()
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
+    lift.load_fit(fit)
+    # Half of the latents' variance, and a mean, are invisible in the pixels.
+    true_Bdhw = 0.7 * latents_Bdhw + 0.7 * noise(*latents_Bdhw.shape, seed=8) + 0.4
+    projection_Dd = orthonormal(3 * PATCH**2, TOKEN_DIM)
+    for level in (2, 10, 18):
+        sigma = level / (len(lift.gain_S) - 1)
+        sigma_B = torch.full((len(images_BCHW),), sigma)
+        noisy_BCHW = add_noise(images_BCHW, noise(*images_BCHW.shape, seed=3), sigma_B)
+        lift.calibrate(level, lift.enter(noisy_BCHW, sigma_B, told=False), true_Bdhw)
+        lifted = lift.enter(noisy_BCHW, sigma_B)
+        clock = lifted.sigma_B[0].item()
+        error_Bdhw = lifted.tokens_Bdhw - (1 - clock) * true_Bdhw
+        known = error_Bdhw - error_Bdhw.mean((0, 2, 3), keepdim=True)
+        assert known.std().item() == pytest.approx(clock, rel=0.01)
+        # 57,600 values: a correlation has the error 0.004
+        assert (known * true_Bdhw).mean().abs() < 0.03
+        sampled = add_noise(true_Bdhw, noise(*true_Bdhw.shape, seed=9), torch.full_like(sigma_B, clock))
+        # Published: a random projection of the pixels, on the pixels' own clock.
+        patches_BDhw = functional.pixel_unshuffle(noisy_BCHW, PATCH)
+        random_Bdhw = torch.einsum("bDhw,Dd->bdhw", patches_BDhw, projection_Dd)
+        centred = (lifted.tokens_Bdhw - lifted.tokens_Bdhw.mean(), sampled - sampled.mean())
+        assert centred[0].std().item() == pytest.approx(centred[1].std().item(), rel=0.02)
+        assert kolmogorov_smirnov(*centred) < 0.02
+        assert kolmogorov_smirnov(*centred) < kolmogorov_smirnov(random_Bdhw, sampled) / 3
+
+
+def kolmogorov_smirnov(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference between two cumulative distributions."""
+    places = torch.linspace(-4, 4, 400)
+    shares = [torch.searchsorted(values.flatten().sort().values, places) / values.numel() for values in (one, other)]
+    return (shares[0] - shares[1]).abs().max().item()
+
+
+@torch.no_grad()
+def test_what_a_token_lacks_of_the_latents_is_told_as_noise():
+    """Signal and noise keep weights that add up to 1: gain times the signal, the noise's variance and the misfit's."""
     _, images_BCHW, fit = linear_world()
     lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
     lift.load_fit(fit)
     sigma_B = torch.tensor([0.0, 0.325, 1.0])
     plain = lift.enter(images_BCHW[:3], sigma_B)
     lift.misfit_S.copy_(torch.linspace(0.2, 0.6, len(lift.misfit_S)))
+    lift.gain_S.copy_(torch.linspace(0.9, 0.5, len(lift.gain_S)))
     told = lift.enter(images_BCHW[:3], sigma_B)
-    misfit_B = torch.tensor([0.2, 0.33, 0.6])
+    misfit_B, gain_B = torch.tensor([0.2, 0.33, 0.6]), torch.tensor([0.9, 0.77, 0.5])
     noise_B = (plain.sigma_B**2 + (1 - plain.sigma_B) ** 2 * misfit_B).sqrt()
-    signal_B = 1 - plain.sigma_B
+    signal_B = gain_B * (1 - plain.sigma_B)
     torch.testing.assert_close(told.sigma_B / (1 - told.sigma_B), noise_B / signal_B)
-    torch.testing.assert_close(
-        told.tokens_Bdhw[:2],
-        plain.tokens_Bdhw[:2] * ((1 - told.sigma_B) / signal_B)[:2].view(-1, 1, 1, 1),
-        atol=1e-5,
-        rtol=1e-5,
-    )
-    torch.testing.assert_close(told.tokens_Bdhw[2], plain.tokens_Bdhw[2])
+    total_B111 = (signal_B + noise_B).view(-1, 1, 1, 1)
+    torch.testing.assert_close(told.tokens_Bdhw, plain.tokens_Bdhw / total_B111, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_true_latents_enter_as_the_noisy_ones_of_a_linear_vae():
+    latents_Bdhw, images_BCHW, fit = linear_world()
+    lift = Lift(patch=PATCH, token_dim=TOKEN_DIM, scale=fit.scale, stem_channels=8)
+    lift.load_fit(fit)
+    noise_BCHW = noise(*images_BCHW[:3].shape, seed=3)
+    expected = lift.enter(add_noise(images_BCHW[:3], noise_BCHW, SIGMAS), SIGMAS)
+    actual = lift.noisy_latents(latents_Bdhw[:3], noise_BCHW, SIGMAS)
+    torch.testing.assert_close(actual.tokens_Bdhw, expected.tokens_Bdhw, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.sigma_B, expected.sigma_B)
+    seen_Bdhw = torch.einsum("bDhw,Dd->bdhw", functional.pixel_unshuffle(actual.image_BCHW, PATCH), fit.basis_Dd)
+    torch.testing.assert_close(seen_Bdhw, expected.tokens_Bdhw, atol=1e-4, rtol=0)

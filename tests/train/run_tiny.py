@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tests.tiny import HEAD, PROMPTS, tiny_pipeline
+from tests.tiny import HEAD, PROMPTS, tiny_lift, tiny_pipeline
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
@@ -39,12 +39,23 @@ class TinyImages(torch.utils.data.Dataset):
 def run(
     out: Path, steps: int, *, validate: Validate | None = None, dtype: torch.dtype = torch.float32, **overrides: object
 ) -> tuple[object, TrainReport]:
-    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0).to(dtype)
+    """Train the tiny model; with the objective "source" a lifted one."""
+    lift = tiny_lift() if overrides.get("objective") == "source" else None
+    source = tiny_pipeline("z_image")
+    pipe = build_pixel_pipeline(source, patch_size=16, head=HEAD, lift=lift, seed=0).to(dtype)
     family = family_of(pipe.transformer)
     prompts = ["", *PROMPTS]
     encoded = dict(zip(prompts, family.encode(pipe, prompts), strict=True))
     config = TrainConfig(steps=steps, **{**SETTINGS, **overrides})
-    return pipe, train(pipe, TinyImages(), encoded.__getitem__, out=out, config=config, validate=validate)
+    return pipe, train(
+        pipe,
+        TinyImages(),
+        encoded.__getitem__,
+        out=out,
+        config=config,
+        latents=lambda images_BCHW: family.tokens(family.latents(source, images_BCHW)),
+        validate=validate,
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,22 @@ import math
 
 import pytest
 import torch
-from tests.tiny import HEAD, PROMPTS, tiny_pipeline
+from tests.tiny import HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
+from torch.nn import functional
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
-from latent2pixel.train.step import Draw, batch_indices, draw, learning_rate_at, step_generator, transfer_loss
+from latent2pixel.model.freezing import frozen_copy
+from latent2pixel.train.step import (
+    Draw,
+    Teacher,
+    batch_indices,
+    distillation_loss,
+    draw,
+    learning_rate_at,
+    step_generator,
+    transfer_loss,
+)
 
 
 def test_every_epoch_shows_every_image_once():
@@ -83,3 +94,26 @@ def test_one_step_moves_the_prediction_towards_the_velocity():
         latents=torch.nn.functional.pixel_unshuffle(drawn.noise_BCHW, 8),
     ).images  # fmt: skip
     assert brighter.mean() > 0.65  # 0.7 in [-1, 1] is 0.85 in [0, 1]; the opposite sign gives below 0.5
+
+
+@torch.no_grad()
+def test_distillation_of_an_exact_lift_costs_nothing_until_the_trunk_changes():
+    """With a linear VAE the lifted model is its source; a changed last block is told from its teacher."""
+    fit = tiny_lift()
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=fit)
+    family, model = family_of(pipe.transformer), pipe.transformer
+    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    latents_Bdhw = noise(2, 16, 2, 2, seed=5)
+    patches_BDhw = fit.scale * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, fit.basis_Dd)
+    images_BCHW = functional.pixel_shuffle(patches_BDhw + fit.decode_bias_D.view(-1, 1, 1), 16)
+    drawn = Draw(
+        noise_BCHW=noise(*images_BCHW.shape, seed=6),
+        sigma_B=torch.tensor([0.3, 0.9]),
+        dropped_B=torch.zeros(2, dtype=torch.bool),
+    )
+    teacher = Teacher(model=frozen_copy(model), latents=lambda _: latents_Bdhw)
+    # rounding of float32
+    assert distillation_loss(model, images_BCHW, drawn, conditioning, teacher=teacher) < 1e-9
+    for parameter in model.layers[-1].parameters():
+        parameter.mul_(3)
+    assert distillation_loss(model, images_BCHW, drawn, conditioning, teacher=teacher) > 1e-4

@@ -4,19 +4,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.tiny import HEAD, tiny_pipeline
+from tests.tiny import HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
 from tests.train.run_tiny import run
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.errors import ConfigError, StateError
+from latent2pixel.families import load_family
 from latent2pixel.model import freezing
+from latent2pixel.model.pixel_transformer import predict_tokens
 from latent2pixel.train import TrainConfig
+from latent2pixel.train.trainer import rate_factor_of, trained_names
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "tiny_losses.txt"
@@ -160,3 +164,55 @@ def test_bfloat16_model_trains_validates_and_comes_back_in_bfloat16(tmp_path):
 def test_full_precision_of_a_bfloat16_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="lower precision"):
         run(tmp_path, 2, dtype=torch.bfloat16, precision="no")
+
+
+def test_objective_source_trains_what_lies_before_the_tokens(tmp_path):
+    before = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=tiny_lift(), seed=0).transformer
+    start_weights = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    pipe, _ = run(tmp_path, 3, objective="source")
+    after = pipe.transformer.state_dict()
+    changed = {name for name in start_weights if not torch.equal(start_weights[name], after[name])}
+    assert changed == set(freezing.trainable_names(before, num_blocks=1, to_tokens=True))
+    assert not any(name.startswith(("head", "lift.decode")) for name in changed)
+    assert {"lift.stem.weight", "layers.0.attention.to_q.weight"} <= changed
+
+
+def test_objective_source_goes_on_with_the_teacher_of_the_start(tmp_path):
+    """Two steps and two more are four: the teacher is the converted model, not the one that was stopped."""
+    run(tmp_path / "whole", 4, objective="source")
+    run(tmp_path / "broken", 2, objective="source")
+    run(tmp_path / "broken", 4, objective="source")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_objective_source_needs_a_lift():
+    model = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD).transformer
+    with pytest.raises(ConfigError, match="sees latents"):
+        trained_names(model, TrainConfig(objective="source"))
+
+
+def test_output_side_stores_no_gradient_for_the_rest_of_the_trunk(tmp_path):
+    pipe, _ = run(tmp_path, 2, objective="source", freezing="output")
+    trained = {name for name, parameter in pipe.transformer.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"layers", "all_final_layer"}
+    assert {name.split(".")[1] for name in trained if name.startswith("layers")} == {"3"}
+    reached = []
+    model = pipe.transformer
+    for index, block in enumerate(model.layers):
+        block.register_forward_hook(lambda _block, _inputs, output, index=index: reached.append(output.requires_grad))
+    family = load_family("z_image")
+    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    predict_tokens(model, noise(2, 3, 32, 32), torch.tensor([0.5, 0.9]), conditioning)
+    assert reached == [False, False, False, True]
+
+
+def test_rate_factor_is_the_ratio_of_root_mean_squares():
+    model = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=tiny_lift()).transformer
+    config = TrainConfig(objective="source", num_blocks=1, trunk_rate_factor=None)
+    names = trained_names(model, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in names:
+                parameter.fill_(0.5 if name.startswith(("all_x_embedder", "lift")) else 0.2)
+    assert rate_factor_of(model, config) == pytest.approx(0.4)
+    assert rate_factor_of(model, replace(config, trunk_rate_factor=0.1)) == 0.1

@@ -8,7 +8,7 @@ import pytest
 from latent2pixel.errors import StateError
 from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.model.head import HEAD_CHANNELS
-from latent2pixel.model.lift import NUM_MISFIT_LEVELS
+from latent2pixel.model.lift import NUM_LEVELS
 from latent2pixel.workflow.demo import retention_of, run_demo
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.world.score import Score
@@ -62,7 +62,7 @@ def test_demo_lifts_by_default_and_does_not_train(tmp_path):
     assert result.steps == 0
     record = read_json(tmp_path / "demo" / "converted" / "conversion.json")
     assert record["settings"]["warm_up_steps"] == 2
-    assert len(record["lift"]["stem_misfit"]) == NUM_MISFIT_LEVELS
+    assert len(record["lift"]["gain"]) == len(record["lift"]["misfit"]) == NUM_LEVELS
     assert "0 steps" in result.report.read_text()
 
 

@@ -1,5 +1,7 @@
 """The training job on a tiny converted model and four pictures."""
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import PROMPTS, tiny_pixel_pipeline
+from tests.tiny import PROMPTS, save_tiny_pipeline, tiny_lift, tiny_pixel_pipeline
 
 from latent2pixel.config import build_config, load_yaml
-from latent2pixel.errors import GeometryError, StateError
+from latent2pixel.convert.convert import RECORD_NAME
+from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import save_image
 from latent2pixel.io.records import write_records
 from latent2pixel.train import TrainConfig
+from latent2pixel.train.trainer import rate_factor_of
 from latent2pixel.workflow.transfer import transfer
 
 CONFIG = TrainConfig(
@@ -86,3 +90,39 @@ def test_size_that_does_not_divide_is_refused(parts, tmp_path):
     with pytest.raises(GeometryError, match="multiple of the model's patch size 16"):
         transfer(*parts, tmp_path / "run", config=replace(CONFIG, image_size_px=40))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def lifted(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lifted")
+    source = save_tiny_pipeline("z_image", folder / "source")
+    pipe = tiny_pixel_pipeline("z_image", lift=tiny_lift())
+    pipe.save_pretrained(folder / "pixel")
+    return source, folder / "pixel", parts[1]
+
+
+SOURCE_CONFIG = replace(CONFIG, objective="source", trunk_rate_factor=None)
+
+
+def test_objective_source_trains_and_records_its_rate(lifted, tmp_path):
+    source, model, images = lifted
+    report = transfer(model, images, tmp_path / "run", config=SOURCE_CONFIG, source=source)
+    assert len(report.training.losses) == 2
+    recorded = load_yaml(tmp_path / "run" / "run.yaml")["train"]
+    assert recorded["trunk_rate_factor"] == pytest.approx(
+        rate_factor_of(load_pipeline(model).transformer, SOURCE_CONFIG)
+    )
+    again = transfer(model, images, tmp_path / "run", config=build_config(TrainConfig, recorded), source=source)
+    assert again.training.losses == report.training.losses
+    with pytest.raises(StateError, match="for its teacher"):
+        transfer(report.model, images, tmp_path / "next", config=SOURCE_CONFIG, source=source)
+    assert not (tmp_path / "next").exists()
+
+
+def test_objective_source_finds_the_source_in_the_conversions_record(lifted, tmp_path):
+    source, model, images = lifted
+    with pytest.raises(ConfigError, match="needs the latent model"):
+        transfer(model, images, tmp_path / "run", config=SOURCE_CONFIG)
+    converted = shutil.copytree(model, tmp_path / "pixel")
+    (converted / RECORD_NAME).write_text(json.dumps({"source": str(source)}))
+    assert transfer(converted, images, tmp_path / "run", config=SOURCE_CONFIG).training.steps == 2

@@ -13,6 +13,9 @@ def train(
     out: Annotated[Path, typer.Argument(help="Run folder; the same call again goes on where it stopped.")],
     recipe: Annotated[str, typer.Option(help="Recipe whose training settings are the defaults.")] = "paper",
     miniature: Annotated[bool, typer.Option(help="Scale the recipe to the miniature source.")] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Objective source: the latent model; default: the one that was converted.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings, such as a run.yaml.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as steps=100.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
@@ -37,7 +40,9 @@ def train(
 
     from latent2pixel.workflow.transfer import transfer
 
-    report = transfer(model, images, out, config=resolved, announce=lambda line: typer.echo(line, err=True))
+    report = transfer(
+        model, images, out, config=resolved, source=source, announce=lambda line: typer.echo(line, err=True)
+    )
     if as_json:
         last = report.training.losses[-1][1] if report.training.losses else None
         result = {"model": str(report.model), "steps": report.training.steps, "seconds": report.training.seconds}

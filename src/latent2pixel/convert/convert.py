@@ -173,8 +173,11 @@ def convert(
         pipe.save_pretrained(partial)
         record = {"source": str(source), "settings": settings, **_outcome(report)}
         if lift:
-            misfit = [round(value, 6) for value in pipe.transformer.lift.misfit_S.tolist()]
-            record["lift"] = lift.report() | {"stem_misfit": misfit}
+            gain_S, misfit_S = pipe.transformer.lift.gain_S.tolist(), pipe.transformer.lift.misfit_S.tolist()
+            record["lift"] = lift.report() | {
+                "gain": [round(value, 6) for value in gain_S],
+                "misfit": [round(value, 6) for value in misfit_S],
+            }
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -196,7 +199,7 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         lift_wiener=config.wiener,
         seed=config.seed,
     )
-    if fit_images and config.warm_up_steps:
+    if fit_images:
         shift, settings = family_of(pipe.transformer).shift(pipe.scheduler), WarmUp(steps=config.warm_up_steps)
         ends = (pipe.transformer.head, pipe.transformer.lift)
         for part in ends:  # the trunk stays where it is: it does not run

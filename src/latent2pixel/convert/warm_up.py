@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.convert.images import FitImages
 from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas
-from latent2pixel.model.lift import NUM_MISFIT_LEVELS
+from latent2pixel.model.lift import NUM_LEVELS, LiftedInput
 
 CROP_PX = 256
 """Larger images are cropped to this: head and stem are convolutions, so memory and time do not grow with the image."""
@@ -25,7 +25,7 @@ COOLDOWN_SHARE = 0.4
 RIM_RATE = 0.3
 """AdamW's rate for rim and biases over Muon's for the hidden kernels; as in the source's training, not tuned here."""
 HELD_OUT_SHARE = 0.1
-"""Share of the images that only measure the stem's misfit."""
+"""Share of the images that only calibrate the lift."""
 MIN_HELD_OUT = 16
 """At least so many of them."""
 
@@ -35,7 +35,7 @@ class WarmUp:
     """How long and how fast the head learns without the trunk; the values are those of dev/LOG.md, 2026-11-25."""
 
     steps: int = 1000
-    """Steps; 0 leaves stem and head silent."""
+    """Steps; 0 leaves stem and head silent, and calibrates only."""
     batch_size: int = 32
     """Images, or crops of them, a step."""
     learning_rate: float = 5e-3
@@ -56,8 +56,8 @@ def warm_up(
     """Train stem and head of a lifted pixel model on clean images and their latent tokens; the trunk never runs.
 
     The stem learns what the lift misses of the latent tokens. The head learns to decode clean tokens into the image.
-    Both read the noisy image through the head's own down path. At the end the stem's misfit on images that it has not
-    seen is measured at every noise level and written into the lift.
+    Both read the noisy image through the head's own down path. At the end the lift is calibrated at every noise level,
+    on images that the stem has not seen; without steps too.
 
     Args:
         model: Lifted pixel transformer, just converted; its head and lift change in place.
@@ -95,7 +95,7 @@ def warm_up(
         rise, fall = (step + 1) / RAMP_STEPS, (settings.steps - step) / (COOLDOWN_SHARE * settings.steps)
         optimizer.step(settings.learning_rate * min(1.0, rise, fall))
     parts.requires_grad_(False)
-    _measure_misfit(model, draw, range(split, len(images.images)), batch_size=settings.batch_size, generator=generator)
+    _calibrate(model, draw, range(split, len(images.images)), batch_size=settings.batch_size, generator=generator)
     _lay_out(parts, torch.contiguous_format)
     parts.to(dtype)
     for parameter in parts.parameters():
@@ -135,24 +135,29 @@ def _noisy(clean_BCHW: Tensor, *, shift: float, generator: torch.Generator) -> t
 
 
 @torch.no_grad()
-def _measure_misfit(
+def _calibrate(
     model: Any, draw: Callable[[list[int]], tuple[Tensor, Tensor]], held_out: range, *, batch_size: int,
     generator: torch.Generator,
 ) -> None:  # fmt: skip
-    """Write the stem's mean squared error on held-out images into the lift, level by level."""
+    """Compare lifted and true tokens of held-out images at every noise level, and write the tables of the lift."""
     device = model.lift.basis_Dd.device
-    for index, sigma in enumerate(torch.linspace(0, 1, NUM_MISFIT_LEVELS)):
-        missed = []
+    for level, sigma in enumerate(torch.linspace(0, 1, NUM_LEVELS)):
+        seen, true = [], []
         for start in range(held_out.start, held_out.stop, batch_size):
             clean_BCHW, tokens_Bdhw = draw(list(range(start, min(start + batch_size, held_out.stop))))
             noise_BCHW = torch.randn(clean_BCHW.shape, generator=generator)
             sigma_B = sigma.expand(len(clean_BCHW))
-            noisy_BCHW = add_noise(clean_BCHW, noise_BCHW, sigma_B).to(device)
+            noisy_BCHW, sigma_B = add_noise(clean_BCHW, noise_BCHW, sigma_B).to(device), sigma_B.to(device)
             with torch.autocast(device.type, torch.bfloat16):
-                correction_Bdhw = model.lift_in(noisy_BCHW, sigma_B.to(device)).correction_Bdhw
-            target_Bdhw = model.lift.misfit_of(clean_BCHW.to(device), tokens_Bdhw.to(device))
-            missed.append((correction_Bdhw - target_Bdhw).square().mean((1, 2, 3)))
-        model.lift.misfit_S[index] = torch.cat(missed).mean()
+                correction_Bdhw = model.lift_in(noisy_BCHW, sigma_B).correction_Bdhw
+            seen.append(model.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=correction_Bdhw, told=False))
+            true.append(tokens_Bdhw.to(device))
+        lifted = LiftedInput(
+            image_BCHW=torch.cat([part.image_BCHW for part in seen]),
+            tokens_Bdhw=torch.cat([part.tokens_Bdhw for part in seen]),
+            sigma_B=torch.cat([part.sigma_B for part in seen]),
+        )
+        model.lift.calibrate(level, lifted, torch.cat(true))
 
 
 class _Crops:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,12 +153,13 @@ def require_complete(folder: Path) -> dict[str, dict[str, StoredTensor]]:
     return weights
 
 
-def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
+def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: Collection[str] = ()) -> Any:
     """Load a pipeline folder with its own stock class.
 
     Args:
         folder: Folder with ``model_index.json``.
         dtype: Dtype of all parts; None keeps the one that most of a part's weights are stored in.
+        without: Parts to leave out; they are None in the pipeline.
 
     Returns:
         A diffusers pipeline of the class that ``model_index.json`` names.
@@ -182,7 +183,10 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
     dtypes = {name: dtype or _main_dtype(tensors) for name, tensors in weights.items()}
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
-            folder, dtype={"default": dtype or torch.float32, **dtypes}, use_safetensors=True
+            folder,
+            dtype={"default": dtype or torch.float32, **dtypes},
+            use_safetensors=True,
+            **dict.fromkeys(without),
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -191,7 +195,7 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None) -> Any:
             expected="parts that fit their configurations",
             fix="Download or copy the pipeline again, or install the library versions that it was saved with.",
         ) from error
-    if "transformer" in weights:
+    if "transformer" in weights and "transformer" not in without:
         _require_equal_keys(folder / "transformer", weights["transformer"], pipe.transformer)
     return pipe
 

@@ -1,14 +1,16 @@
 """Which parameters train: the published presets, by parameter name."""
 
+import copy
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.model.pixel_transformer import is_under, unwrapped
 
-PRESETS = ("paper", "released")
+PRESETS = ("paper", "released", "output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,9 @@ class TrainableShare:
         return self.num_trainable / self.num_total
 
 
-def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int = 5) -> tuple[str, ...]:
+def trainable_names(
+    model: nn.Module, *, preset: str = "paper", num_blocks: int = 5, to_tokens: bool = False
+) -> tuple[str, ...]:
     """Return the names of the parameters that train, in the model's order.
 
     Blocks are those of the family's main list: refiners and text-only blocks do not count.
@@ -38,9 +42,11 @@ def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int 
     Args:
         model: A pixel transformer.
         preset: ``"paper"`` trains the input projection, the first and last blocks, the head, and with a lift its
-            decode and the source's own tail; ``"released"`` trains
-            everything but the middle blocks: refiners, embedders and pad tokens too.
+            decode, stem and the source's own tail; ``"released"`` trains
+            everything but the middle blocks: refiners, embedders and pad tokens too; ``"output"`` trains the last
+            blocks and what lies behind them, so that no gradient is stored for the rest of the trunk.
         num_blocks: n, blocks at each end that train; from half of the blocks on, all of them train.
+        to_tokens: Leave out what an objective on the lift's latent tokens does not reach, head and decode.
 
     Raises:
         ConfigError: For an unknown preset, or more blocks at one end than there are.
@@ -54,7 +60,8 @@ def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int 
             "There is no freezing preset of that name",
             found=repr(preset),
             expected=f"one of {', '.join(map(repr, PRESETS))}",
-            fix="Use 'paper' for the method as published, 'released' for the way the public weights were made.",
+            fix="Use 'paper' for the method as published, 'released' for the way the public weights were made, "
+            "'output' for the output side alone.",
         )
     pixel = unwrapped(model)
     blocks = [f"{name}.{index}" for name in pixel.trunk.image_blocks for index in range(len(pixel.get_submodule(name)))]
@@ -66,12 +73,27 @@ def trainable_names(model: nn.Module, *, preset: str = "paper", num_blocks: int 
             fix=f"Set num_blocks to at most {len(blocks)}.",
         )
     ends = {*blocks[:num_blocks], *blocks[len(blocks) - num_blocks :]}
-    names = [name for name, _ in pixel.named_parameters()]
+    behind_tokens = ("head", "lift.decode")
+    names = [name for name, _ in pixel.named_parameters() if not (to_tokens and is_under(name, behind_tokens))]
+    if preset == "released":
+        middle = tuple(block for block in blocks if block not in ends)
+        return tuple(name for name in names if not is_under(name, middle))
     if preset == "paper":
         parts = (*pixel.trunk.new_parts, *pixel.trunk.tail, *ends)
-        return tuple(name for name in names if is_under(name, parts))
-    middle = tuple(block for block in blocks if block not in ends)
-    return tuple(name for name in names if not is_under(name, middle))
+    else:
+        parts = (*behind_tokens, *pixel.trunk.tail, *blocks[len(blocks) - num_blocks :])
+    return tuple(name for name in names if is_under(name, parts))
+
+
+def frozen_copy(model: nn.Module) -> Any:
+    """Return the model as it is now, for inference: trainable parameters copied, frozen ones shared.
+
+    Args:
+        model: A pixel transformer whose parameters were frozen by ``freeze_all_but``.
+    """
+    pixel = unwrapped(model)
+    shared = {id(parameter): parameter for parameter in pixel.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(pixel, memo=shared).requires_grad_(False).eval()
 
 
 def freeze_all_but(model: nn.Module, names: Iterable[str]) -> None:

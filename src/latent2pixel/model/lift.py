@@ -16,9 +16,11 @@ from torch.nn import functional
 
 SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
-NUM_MISFIT_LEVELS = 21
-"""Noise levels, evenly from 0 to 1, at which the stem's misfit is tabulated. It changes fast only near 1, where the
-trunk's clock hardly depends on it."""
+SMALLEST_SIGNAL = 1e-3
+"""Below this weight of the latents, a regression on them would see noise alone."""
+NUM_LEVELS = 21
+"""Noise levels, evenly from 0 to 1, at which gain and misfit are tabulated. They change slowly (dev/LOG.md,
+2026-11-26)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,9 @@ class Lift(nn.Module):
 
     basis_Dd: Tensor
     offset_d: Tensor
+    gain_S: Tensor
     misfit_S: Tensor
+    token_mean_d: Tensor
     residual_basis_DD: Tensor
     residual_variance_D: Tensor
 
@@ -104,7 +108,9 @@ class Lift(nn.Module):
         self.stem = nn.Conv2d(stem_channels, token_dim, 1)
         self.register_buffer("basis_Dd", torch.zeros(patch_dim, token_dim))
         self.register_buffer("offset_d", torch.zeros(token_dim))
-        self.register_buffer("misfit_S", torch.zeros(NUM_MISFIT_LEVELS))
+        self.register_buffer("gain_S", torch.ones(NUM_LEVELS))
+        self.register_buffer("misfit_S", torch.zeros(NUM_LEVELS))
+        self.register_buffer("token_mean_d", torch.zeros(token_dim))
         if wiener:
             self.register_buffer("residual_basis_DD", torch.zeros(patch_dim, patch_dim))
             self.register_buffer("residual_variance_D", torch.zeros(patch_dim))
@@ -119,7 +125,9 @@ class Lift(nn.Module):
         if self.wiener:
             self.residual_basis_DD.copy_(fit.residual_basis_DD)
             self.residual_variance_D.copy_(fit.residual_variance_D)
+        self.gain_S.fill_(1.0)
         self.misfit_S.zero_()
+        self.token_mean_d.zero_()
         for parameter in self.stem.parameters():
             nn.init.zeros_(parameter)
 
@@ -140,45 +148,99 @@ class Lift(nn.Module):
 
         ``A^T x_sigma - (1 - sigma) c = (1 - sigma) s z + sigma noise``; times ``k = 1 / (s + (1 - s) sigma)`` the two
         weights add up to 1, with ``sigma' = k sigma`` on the noise. Real latents are no linear image of the pixels:
-        ``A^T x = s (z - misfit) + c``. The stem's estimate of the misfit is added at the weight of ``z``. What it
-        misses, of variance ``misfit_S``, counts as noise: the trunk is told a little more than ``k sigma``.
+        ``A^T x = s (z - misfit) + c``. The stem's estimate of the misfit is added at the weight of ``z``. What is still
+        missed is no independent noise: a cautious estimate shrinks the latents. So they count as ``gain * z`` plus
+        noise of variance ``misfit_S`` that knows nothing of ``z`` (``calibrate``), scaled and told to the trunk's clock
+        such that signal and noise have weights that add up to 1 again.
 
         Args:
             noisy_BCHW: Image at noise level sigma, float32.
             sigma_B: Noise level in [0, 1].
             correction_Bdhw: The misfit as the stem estimates it; None leaves it in.
-            told: Count ``misfit_S`` as noise.
+            told: Count gain and misfit.
         """
         sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
-        k_B111 = 1 / (self.scale + (1 - self.scale) * sigma_B111)
+        k_B111 = self._input_scale(sigma_B111)
         lifted_sigma_B111 = k_B111 * sigma_B111
         basis_Dd, offset_d = self.basis_Dd.float(), self.offset_d.float()
         patches_BDhw = functional.pixel_unshuffle(noisy_BCHW, self.patch)
         mean_D11 = (basis_Dd @ offset_d).view(-1, 1, 1)
         patches_BDhw = k_B111 * (patches_BDhw - (1 - sigma_B111) * mean_D11)
+        signal_B111, noise_B111 = 1 - lifted_sigma_B111, lifted_sigma_B111
         if correction_Bdhw is not None:
             # A is orthonormal, so A^T (A correction) is the correction.
-            patches_BDhw = patches_BDhw + (1 - lifted_sigma_B111) * torch.einsum(
-                "bdhw,Dd->bDhw", correction_Bdhw, basis_Dd
-            )
-        noise_B111 = lifted_sigma_B111
+            patches_BDhw = patches_BDhw + signal_B111 * self._embed(correction_Bdhw)
         if told:
-            misfit_B111 = self._misfit_at(sigma_B).view(-1, 1, 1, 1)
-            noise_B111 = (lifted_sigma_B111**2 + (1 - lifted_sigma_B111) ** 2 * misfit_B111).sqrt()
-        total_B111 = 1 - lifted_sigma_B111 + noise_B111
+            gain_B111, misfit_B111 = (
+                _at(table_S.float(), sigma_B).view(-1, 1, 1, 1) for table_S in (self.gain_S, self.misfit_S)
+            )
+            # Only what varies is shrunk, the mean is not.
+            unshrunk_1d11 = self.token_mean_d.float().view(1, -1, 1, 1)
+            patches_BDhw = patches_BDhw - signal_B111 * (1 - gain_B111) * self._embed(unshrunk_1d11)
+            noise_B111 = (noise_B111**2 + signal_B111**2 * misfit_B111).sqrt()
+            signal_B111 = signal_B111 * gain_B111
+        total_B111 = signal_B111 + noise_B111
         patches_BDhw = patches_BDhw / total_B111
         return LiftedInput(
             image_BCHW=functional.pixel_shuffle(patches_BDhw, self.patch),
-            tokens_Bdhw=torch.einsum("bDhw,Dd->bdhw", patches_BDhw, basis_Dd),
+            tokens_Bdhw=self._project(patches_BDhw),
             sigma_B=(noise_B111 / total_B111).flatten(),
         )
 
-    def _misfit_at(self, sigma_B: Tensor) -> Tensor:
-        """Interpolate the table of misfits linearly."""
-        place_B = sigma_B.float() * (NUM_MISFIT_LEVELS - 1)
-        below_B = place_B.floor().clamp(max=NUM_MISFIT_LEVELS - 2).long()
-        table_S = self.misfit_S.float()
-        return torch.lerp(table_S[below_B], table_S[below_B + 1], place_B - below_B)
+    def noisy_latents(self, tokens_Bdhw: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> LiftedInput:
+        """Return true latents as the trunk would see them, if the lift of a noisy image missed nothing of them.
+
+        Args:
+            tokens_Bdhw: Clean latent tokens, float32.
+            noise_BCHW: Noise of the pixels, standard normal.
+            sigma_B: The pixels' noise level in [0, 1]; the latents' is ``k sigma``.
+        """
+        sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)
+        lifted_sigma_B111 = self._input_scale(sigma_B111) * sigma_B111
+        white_Bdhw = self._project(functional.pixel_unshuffle(noise_BCHW, self.patch))
+        noisy_Bdhw = torch.lerp(tokens_Bdhw, white_Bdhw, lifted_sigma_B111)
+        return LiftedInput(
+            image_BCHW=functional.pixel_shuffle(self._embed(noisy_Bdhw), self.patch),
+            tokens_Bdhw=noisy_Bdhw,
+            sigma_B=lifted_sigma_B111.flatten(),
+        )
+
+    def _project(self, patches_BDhw: Tensor) -> Tensor:
+        """Return ``A^T patches``, in float32 under autocast too."""
+        with torch.autocast(patches_BDhw.device.type, enabled=False):
+            return torch.einsum("bDhw,Dd->bdhw", patches_BDhw.float(), self.basis_Dd.float())
+
+    def _embed(self, tokens_Bdhw: Tensor) -> Tensor:
+        """Return ``A tokens``, in float32 under autocast too."""
+        with torch.autocast(tokens_Bdhw.device.type, enabled=False):
+            return torch.einsum("bdhw,Dd->bDhw", tokens_Bdhw.float(), self.basis_Dd.float())
+
+    def _input_scale(self, sigma: Tensor) -> Tensor:
+        """Return k, with which signal and noise of the lifted image have weights that add up to 1."""
+        return 1 / (self.scale + (1 - self.scale) * sigma)
+
+    @torch.no_grad()
+    def calibrate(self, level: int, lifted: LiftedInput, tokens_Bdhw: Tensor) -> None:
+        """Set gain and misfit of a noise level by regression of lifted tokens on the true ones.
+
+        Args:
+            level: Place in the tables.
+            lifted: What ``enter`` made of noisy images of that level with ``told=False``.
+            tokens_Bdhw: Their latent tokens, best of images on which the stem was not trained.
+        """
+        signal_B111 = 1 - lifted.sigma_B.view(-1, 1, 1, 1)
+        if bool((signal_B111 < SMALLEST_SIGNAL).any()):  # only noise is left to look at: as one level below
+            self.gain_S[level], self.misfit_S[level] = self.gain_S[level - 1], self.misfit_S[level - 1]
+            return
+        over = (0, 2, 3)
+        centred_Bdhw = tokens_Bdhw - tokens_Bdhw.mean(over, keepdim=True)
+        seen_Bdhw = lifted.tokens_Bdhw / signal_B111
+        seen_Bdhw = seen_Bdhw - seen_Bdhw.mean(over, keepdim=True)
+        gain = (seen_Bdhw * centred_Bdhw).mean() / centred_Bdhw.square().mean()
+        noise_B111 = lifted.sigma_B.view(-1, 1, 1, 1) / signal_B111
+        misfit = (seen_Bdhw - gain * centred_Bdhw).square().mean() - noise_B111.square().mean()
+        self.gain_S[level], self.misfit_S[level] = gain, misfit.clamp(min=0)
+        self.token_mean_d.copy_(tokens_Bdhw.mean(over))
 
     def leave(self, noisy_BCHW: Tensor, sigma_B: Tensor, tokens_Bdhw: Tensor) -> Tensor:
         """Return the image that clean latent tokens stand for, decoded linearly, shape (B, C, H, W).
@@ -209,3 +271,10 @@ class Lift(nn.Module):
         spectrum_BDhw = torch.einsum("bDhw,De->behw", residual_BDhw, basis_DD)
         filtered_BDhw = torch.einsum("behw,De->bDhw", gain_BD11 * spectrum_BDhw, basis_DD)
         return functional.pixel_shuffle(decoded_BDhw + filtered_BDhw, self.patch)
+
+
+def _at(table_S: Tensor, sigma_B: Tensor) -> Tensor:
+    """Interpolate a table over noise levels linearly."""
+    place_B = sigma_B.float() * (NUM_LEVELS - 1)
+    below_B = place_B.floor().clamp(max=NUM_LEVELS - 2).long()
+    return torch.lerp(table_S[below_B], table_S[below_B + 1], place_B - below_B)

@@ -19,7 +19,7 @@ from latent2pixel.errors import GeometryError
 from latent2pixel.flow import velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
-from latent2pixel.model.lift import Lift, LiftFit
+from latent2pixel.model.lift import Lift, LiftedInput, LiftFit
 from latent2pixel.model.trunk import Grid, Trunk
 
 IMAGE_CHANNELS = 3
@@ -33,6 +33,14 @@ PIXEL_CONFIG: dict[str, Any] = {
 
 ``lift_config`` is none, or {"scale": s, "token_dim": d, "wiener": whether it filters the residual} of a ``Lift``.
 """
+
+
+@dataclass
+class PixelTransformerOutput(Transformer2DModelOutput):
+    """What a pixel transformer returns."""
+
+    tokens_Bdhw: Tensor | None = None
+    """With a lift: the clean latent tokens that the trunk predicts, float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,7 @@ class PixelTransformerMixin(nn.Module):
         """Pixels per latent cell and axis."""
         return self.config["pixel_patch_size"] // self.trunk.latent_patch
 
-    def forward(self, *args: Any, **kwargs: Any) -> Transformer2DModelOutput | tuple[Any]:
+    def forward(self, *args: Any, **kwargs: Any) -> PixelTransformerOutput | tuple[Any]:
         """Run the source's trunk on pixel patches and the detailer head on its hidden states.
 
         Args:
@@ -88,27 +96,49 @@ class PixelTransformerMixin(nn.Module):
         noisy_BCHW = sample if is_image else self.trunk.read(sample, self.factor)
         grid = self._require_grid(noisy_BCHW)
         run = self._forward_lifted if self.config["lift_config"] else self._forward_plain
-        image_BCHW = run(noisy_BCHW, grid, call)
+        image_BCHW, tokens_Bdhw = run(noisy_BCHW, grid, call)
         result = image_BCHW if is_image else self.trunk.write(image_BCHW, self.factor)
-        return Transformer2DModelOutput(sample=result) if return_dict else (result,)
+        return PixelTransformerOutput(sample=result, tokens_Bdhw=tokens_Bdhw) if return_dict else (result,)
 
-    def _forward_plain(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+    def _forward_plain(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, None]:
         """Return the head's image: patches in, hidden states to the head."""
         noisy_BCHW = noisy_BCHW.to(self.dtype)
-        return self.head(noisy_BCHW, self._hidden(noisy_BCHW, grid, call)).float()
+        return self.head(noisy_BCHW, self._hidden(noisy_BCHW, grid, call)).float(), None
 
-    def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
-        """Return the velocity to the clean image that lift, source and head together predict."""
+    def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the velocity to the clean image that lift, source and head together predict, and its tokens."""
         noisy_BCHW = noisy_BCHW.float()
         sigma_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
         ends = self.lift_in(noisy_BCHW, sigma_B)
         lifted = self.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=ends.correction_Bdhw)
+        tokens_Bdhw, feature_BDhw = self._denoise(lifted, grid, call)
+        clean_BCHW = self.lift_out(noisy_BCHW, sigma_B, ends, tokens_Bdhw=tokens_Bdhw, feature_BDhw=feature_BDhw)
+        return self.trunk.sign * velocity_from_clean(noisy_BCHW, clean_BCHW, sigma_B), tokens_Bdhw
+
+    def _denoise(self, lifted: LiftedInput, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Run the trunk on lifted tokens; return the clean ones that it predicts and its last hidden states."""
         call[self.trunk.timestep_argument] = self.trunk.timestep(lifted.sigma_B)
         feature_BDhw = self._hidden(lifted.image_BCHW.to(self.dtype), grid, call)
         latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(self, grid).float()
-        tokens_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw
-        clean_BCHW = self.lift_out(noisy_BCHW, sigma_B, ends, tokens_Bdhw=tokens_Bdhw, feature_BDhw=feature_BDhw)
-        return self.trunk.sign * velocity_from_clean(noisy_BCHW, clean_BCHW, sigma_B)
+        return lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw, feature_BDhw
+
+    @torch.no_grad()
+    def denoise_latents(
+        self, tokens_Bdhw: Tensor, noise_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]
+    ) -> Tensor:
+        """Return what the trunk predicts where it sees true noisy latents: just converted, it is the source itself.
+
+        Args:
+            tokens_Bdhw: Clean latent tokens, float32.
+            noise_BCHW: Noise of the pixels; the latents get the part of it that the lift sees, which is white too.
+            sigma_B: The pixels' noise level in [0, 1].
+            conditioning: The trunk's other arguments, as ``Family.collate`` returns them.
+
+        Returns:
+            Predicted clean tokens, (B, d, h, w), float32.
+        """
+        grid = (tokens_Bdhw.shape[-2], tokens_Bdhw.shape[-1])
+        return self._denoise(self.lift.noisy_latents(tokens_Bdhw, noise_BCHW, sigma_B), grid, dict(conditioning))[0]
 
     def lift_in(self, noisy_BCHW: Tensor, sigma_B: Tensor) -> LiftedEnds:
         """Run the head's down path and the stem: all that happens before the trunk.
@@ -121,7 +151,11 @@ class PixelTransformerMixin(nn.Module):
         patch = self.config["pixel_patch_size"]
         grid = (noisy_BCHW.shape[-2] // patch, noisy_BCHW.shape[-1] // patch)
         # With patches larger than the head is deep, a token covers several of its coarsest cells.
-        correction_Bdhw = self.lift.stem(functional.adaptive_avg_pool2d(coarse_BChw, grid)).float()
+        stem_BChw = functional.adaptive_avg_pool2d(coarse_BChw, grid)
+        if not self.lift.stem.weight.requires_grad:
+            # A frozen stem passes no gradient on: with the first blocks frozen too, none is stored for the trunk.
+            stem_BChw = stem_BChw.detach()
+        correction_Bdhw = self.lift.stem(stem_BChw).float()
         return LiftedEnds(skips=skips, coarse_BChw=coarse_BChw, correction_Bdhw=correction_Bdhw)
 
     def lift_out(
@@ -355,6 +389,23 @@ def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: 
             expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
             fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
         )
+
+
+def predict_tokens(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+    """Ask a lifted pixel model for the clean latent tokens behind its image.
+
+    Args:
+        model: As in ``predict_velocity``.
+        noisy_BCHW: Image at noise level sigma, any float dtype.
+        sigma_B: Noise level in [0, 1], 1 is noise.
+        conditioning: The trunk's other arguments.
+
+    Returns:
+        (B, d, h, w), float32.
+    """
+    trunk = unwrapped(model).trunk
+    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    return model(**call, **conditioning).tokens_Bdhw
 
 
 def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Our own run: a closed-form start, head and stem that learn without the trunk, then the paper's method if wanted."""
+"""Our own run: a closed-form start, head and stem that learn without the trunk, then the trunk's ends if wanted."""
 
 from dataclasses import replace
 
@@ -7,14 +7,13 @@ from latent2pixel.recipes.recipe import Recipe
 
 
 def lift() -> Recipe:
-    """Return the paper's run with fitted and warmed-up new parts, and the source's own weights at a tenth of the rate.
+    """Return the paper's run with fitted and warmed-up new parts, and a training towards the source's own latents.
 
-    The conversion alone makes pictures. On the miniature the training behind it lowers the error and the score
-    (dev/LOG.md, 2026-11-25); the demo leaves it out.
+    The conversion alone makes pictures. The paper's objective behind it lowers the error on the miniature, and the
+    score with it (dev/LOG.md, 2026-11-25).
     """
     published = paper()
     return Recipe(
         conversion=replace(published.conversion, initialisation="lift"),
-        # A tenth has run once and is not tuned: dev/LOG.md, 2026-11-24.
-        training=replace(published.training, trunk_rate_factor=0.1),
+        training=replace(published.training, objective="source", trunk_rate_factor=None),
     )

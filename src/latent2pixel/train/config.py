@@ -23,8 +23,12 @@ class TrainConfig:
     """Width and height of the training images, a multiple of the patch size."""
     learning_rate: float = 5e-5
     """AdamW's rate after the warm-up."""
-    trunk_rate_factor: float = 1.0
-    """Rate of the source's own weights (blocks, tail) over that of the new parts."""
+    objective: Literal["images", "source"] = "images"
+    """Towards what the model trains: the images, as published; or, with a lift, the latents that the source itself
+    predicts for them."""
+    trunk_rate_factor: float | None = 1.0
+    """Rate of the source's own weights (blocks, tail) over that of the new parts; none takes the ratio of their root
+    mean squares, so that both change by the same share of themselves."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay."""
     adam_beta1: float = 0.9
@@ -37,7 +41,7 @@ class TrainConfig:
     """Last steps, over which the rate falls to zero; the paper names none."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are scaled down to it."""
-    freezing: Literal["paper", "released"] = "paper"
+    freezing: Literal["paper", "released", "output"] = "paper"
     """Which parameters train, see ``model/freezing.py``."""
     num_blocks: int = 5
     """Blocks that train at each end of the trunk."""
@@ -86,7 +90,7 @@ class TrainConfig:
             "trunk_rate_factor",
         )
         for key in positive:
-            if getattr(self, key) <= 0:
+            if getattr(self, key) is not None and getattr(self, key) <= 0:
                 raise _out_of_range(key, getattr(self, key), "a number above 0")
         if self.steps < 0:
             raise _out_of_range("steps", self.steps, "0 or more")

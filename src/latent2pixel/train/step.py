@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from latent2pixel.flow import add_noise, sample_sigmas, velocity, velocity_from_clean
-from latent2pixel.model.pixel_transformer import predict_velocity, unwrapped
+from latent2pixel.model.pixel_transformer import predict_tokens, predict_velocity, unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,26 @@ class Draw:
             sigma_B=self.sigma_B.to(device),
             dropped_B=self.dropped_B.to(device),
         )
+
+
+Latents = Callable[[Tensor], Tensor]
+"""From images (B, 3, H, W) in [-1, 1] to the source's latent tokens (B, d, h, w)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """The source, as a lifted model holds it before it is trained."""
+
+    model: Any
+    """The pixel transformer as it was converted."""
+    latents: Latents
+
+    @torch.no_grad()
+    def clean_tokens(self, images_BCHW: Tensor, drawn: Draw, conditioning: Mapping[str, Any]) -> Tensor:
+        """Return what the source predicts of the images' noisy latents, (B, d, h, w), float32."""
+        with torch.autocast(images_BCHW.device.type, enabled=False):
+            latents_Bdhw = self.latents(images_BCHW).to(images_BCHW.device, torch.float32)
+        return self.model.denoise_latents(latents_Bdhw, drawn.noise_BCHW, drawn.sigma_B, conditioning)
 
 
 def step_generator(seed: int, *counters: int) -> torch.Generator:
@@ -103,6 +123,30 @@ def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioni
         # The model predicts the image and divides by max(sigma, MIN_SIGMA): so must its target, or it could not be met.
         return F.mse_loss(predicted_BCHW, velocity_from_clean(noisy_BCHW, images_BCHW, drawn.sigma_B))
     return F.mse_loss(predicted_BCHW, velocity(images_BCHW, drawn.noise_BCHW))
+
+
+def distillation_loss(
+    model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioning: Mapping[str, Any], *, teacher: Teacher
+) -> Tensor:
+    """Return how far a lifted model's clean latent tokens are from those that its source predicts.
+
+    Both see the same image and the same noise: the model the noisy pixels, the source the noisy latents, free of what
+    the lift misses of them. The source's prediction is a mean over all latents that fit, so the target varies less than
+    the latents themselves.
+
+    Args:
+        model: Lifted pixel transformer.
+        images_BCHW: Source-made pixels in [-1, 1].
+        drawn: Noise and noise levels, on the images' device.
+        conditioning: The trunk's conditioning arguments, from ``Family.collate``.
+        teacher: The source behind the model.
+
+    Returns:
+        Mean of ``(predicted tokens - the source's) ** 2``, a float32 scalar.
+    """
+    target_Bdhw = teacher.clean_tokens(images_BCHW, drawn, conditioning)
+    noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, drawn.sigma_B)
+    return F.mse_loss(predict_tokens(model, noisy_BCHW, drawn.sigma_B, conditioning).float(), target_Bdhw.float())
 
 
 def learning_rate_at(step: int, *, peak: float, steps: int, warmup_steps: int, cooldown_steps: int) -> float:

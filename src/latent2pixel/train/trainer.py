@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import EMAModel, cast_training_params
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -27,7 +27,16 @@ from latent2pixel.model import freezing
 from latent2pixel.model.pixel_transformer import is_under, unwrapped
 from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
 from latent2pixel.train.config import TrainConfig
-from latent2pixel.train.step import batch_indices, draw, learning_rate_at, step_generator, transfer_loss
+from latent2pixel.train.step import (
+    Latents,
+    Teacher,
+    batch_indices,
+    distillation_loss,
+    draw,
+    learning_rate_at,
+    step_generator,
+    transfer_loss,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +66,7 @@ def train(
     *,
     out: Path,
     config: TrainConfig,
+    latents: Latents | None = None,
     validate: Validate | None = None,
 ) -> TrainReport:
     """Train the shallow parts of a converted pipeline, or go on where a stopped run left off.
@@ -67,13 +77,15 @@ def train(
         encoded: Embeddings of every prompt of the data and of the family's empty prompt.
         out: Run folder: checkpoints, ``losses.jsonl``, tensorboard logs.
         config: The run's settings.
+        latents: Needed by the objective "source" only.
         validate: Called every ``validate_every`` steps and at the end.
 
     Raises:
+        ConfigError: Objective and model do not fit together.
         CheckpointError: A checkpoint is damaged or of another run.
         StateError: The run folder is already beyond ``config.steps``.
     """
-    run = _Run(pipe, dataset, encoded, out=out, config=config)
+    run = _Run(pipe, dataset, encoded, out=out, config=config, latents=latents)
     run.resume()
     run.loop(validate)
     run.show_average()
@@ -84,14 +96,28 @@ class _Run:
     """State of one training run."""
 
     def __init__(
-        self, pipe: DiffusionPipeline, dataset: Any, encoded: EncodedPrompts, *, out: Path, config: TrainConfig
+        self,
+        pipe: DiffusionPipeline,
+        dataset: Any,
+        encoded: EncodedPrompts,
+        *,
+        out: Path,
+        config: TrainConfig,
+        latents: Latents | None,
     ) -> None:
         self.pipe, self.dataset, self.encoded, self.out, self.config = pipe, dataset, encoded, out, config
         self.family = family_of(pipe.transformer)
         self.shift = config.shift if config.shift is not None else self.family.shift(pipe.scheduler)
-        names = freezing.trainable_names(pipe.transformer, preset=config.freezing, num_blocks=config.num_blocks)
+        names = trained_names(pipe.transformer, config)
         freezing.freeze_all_but(pipe.transformer, names)
         self.share = freezing.describe(pipe.transformer, names)
+        self.rate_factor = rate_factor_of(pipe.transformer, config)
+        # Before resuming: the teacher is the model as it was converted.
+        self.teacher = None
+        if config.objective == "source":
+            if latents is None:
+                raise TypeError("the objective 'source' needs the function latents")
+            self.teacher = Teacher(model=freezing.frozen_copy(pipe.transformer), latents=latents)
         self.dtype = pipe.transformer.dtype
         _require_precision(self.dtype, config.precision)
         cast_training_params(pipe.transformer)
@@ -114,6 +140,8 @@ class _Run:
             weight_decay=config.weight_decay,
         )
         self.model, self.optimizer = self.accelerator.prepare(pipe.transformer, optimizer)
+        if self.teacher is not None:
+            self.teacher.model.to(self.accelerator.device)
         self.average = EMAModel(self.trainable.values(), decay=config.ema_decay) if config.ema_decay else None
         self.step, self.seconds = 0, 0.0
 
@@ -205,7 +233,7 @@ class _Run:
         new_parts = self.family.new_parts
         new = [p for name, p in self.trainable.items() if is_under(name, new_parts)]
         kept = [p for name, p in self.trainable.items() if not is_under(name, new_parts)]
-        groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": self.config.trunk_rate_factor}]
+        groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": self.rate_factor}]
         return [group for group in groups if group["params"]]
 
     def _loss(self) -> Tensor:
@@ -233,8 +261,11 @@ class _Run:
             dtype=unwrapped(self.model).dtype,
         )
         device = self.accelerator.device
+        images_BCHW = images_BCHW.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return transfer_loss(self.model, images_BCHW.to(device), drawn, conditioning)
+            if self.teacher is not None:
+                return distillation_loss(self.model, images_BCHW, drawn, conditioning, teacher=self.teacher)
+            return transfer_loss(self.model, images_BCHW, drawn, conditioning)
 
     def _log(self, loss: float, bar: tqdm) -> None:
         if not self.accelerator.is_main_process:
@@ -287,6 +318,42 @@ class _Run:
 
     def _loss_lines(self) -> list[str]:
         return self._loss_path.read_text().splitlines() if self._loss_path.exists() else []
+
+
+def trained_names(model: nn.Module, config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the parameters that a run trains.
+
+    Raises:
+        ConfigError: The objective needs a lift, which the model does not have; or a freezing preset is unknown.
+    """
+    to_tokens = config.objective == "source"
+    if to_tokens and not unwrapped(model).config["lift_config"]:
+        raise ConfigError(
+            "The objective 'source' needs a model that sees latents in its pixels",
+            found="a model without a lift",
+            expected="a model converted with the recipe lift",
+            fix="Convert the source with --recipe lift, or train with objective=images.",
+        )
+    return freezing.trainable_names(model, preset=config.freezing, num_blocks=config.num_blocks, to_tokens=to_tokens)
+
+
+def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
+    """Return the source's own weights' share of the learning rate: as set, or from the weights themselves.
+
+    AdamW moves every weight by about the rate. With the ratio of the root mean squares, old and new matrices move by
+    the same share of their size.
+    """
+    if config.trunk_rate_factor is not None:
+        return config.trunk_rate_factor
+    trained, new_parts = set(trained_names(model, config)), unwrapped(model).trunk.new_parts
+    squares: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in unwrapped(model).named_parameters():
+        if name in trained and parameter.ndim > 1:
+            squares[is_under(name, new_parts)].append(parameter.detach().float().square().flatten())
+    if not squares[True] or not squares[False]:
+        return 1.0
+    new, kept = (torch.cat(squares[key]).mean().sqrt().item() for key in (True, False))
+    return kept / new
 
 
 def _require_precision(dtype: torch.dtype, precision: str) -> None:

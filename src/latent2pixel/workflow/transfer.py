@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,20 @@ from torch import Tensor
 
 import latent2pixel
 from latent2pixel.config import dump_yaml, load_yaml
+from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.text_cache import TextCache
-from latent2pixel.errors import GeometryError, StateError
+from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.new_folder import new_folder, write_file
-from latent2pixel.io.pipeline_folder import find_pipeline_folder
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
+from latent2pixel.train.step import Latents
+from latent2pixel.train.trainer import rate_factor_of, trained_names
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ def transfer(
     out: Path,
     *,
     config: TrainConfig,
+    source: str | Path | None = None,
     on_validate: Callable[[int, DiffusionPipeline], None] | None = None,
     announce: Callable[[str], None] = logger.info,
 ) -> TransferReport:
@@ -72,6 +76,8 @@ def transfer(
         images: Folder of images and prompts, as ``data.synthesize`` writes it.
         out: Run folder; the trained pipeline appears in its sub-folder ``model``.
         config: The run's settings.
+        source: The latent model behind the converted one; only the objective "source" needs it. None takes the one that
+            the conversion recorded.
         on_validate: Called after each validation grid with the step and the pipeline.
         announce: Takes the line that says what trains, before training starts.
 
@@ -83,9 +89,10 @@ def transfer(
     pipe = load_pipeline(folder)
     _require_size(pipe, config.image_size_px)
     dataset = ImageFolderDataset(images, config.image_size_px)
+    share = freezing.describe(pipe.transformer, trained_names(pipe.transformer, config))
+    config = replace(config, trunk_rate_factor=rate_factor_of(pipe.transformer, config))
+    latents = _source_latents(folder, source) if config.objective == "source" else None
     _claim(out, model=model, images=images, config=config)
-    names = freezing.trainable_names(pipe.transformer, preset=config.freezing, num_blocks=config.num_blocks)
-    share = freezing.describe(pipe.transformer, names)
     announce(
         f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
         f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
@@ -112,7 +119,7 @@ def transfer(
             on_validate(step, shown)
         return grid_CHW
 
-    report = train(pipe, dataset, cache.__getitem__, out=out, config=config, validate=validate)
+    report = train(pipe, dataset, cache.__getitem__, out=out, config=config, latents=latents, validate=validate)
     trained = out / "model"
     if _steps_of(trained) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
@@ -120,6 +127,37 @@ def transfer(
             pipe.to("cpu").save_pretrained(part)
             write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
+
+
+def _source_latents(model: Path, source: str | Path | None) -> Latents:
+    """Return the function from images to latent tokens of the source behind a converted model."""
+    if (model / TRAINING_RECORD).exists():
+        raise StateError(
+            "The objective 'source' takes the model as it was converted for its teacher",
+            found=f"a model that has been trained already, in {model}",
+            expected="a folder made by `l2p convert --recipe lift`",
+            fix="Train the converted model, or choose objective=images.",
+        )
+    record = model / RECORD_NAME
+    if source is None and record.exists():
+        source = read_json(record)["source"]
+    if source is None:
+        raise ConfigError(
+            "The objective 'source' needs the latent model behind the converted one",
+            found=f"no source, and no {RECORD_NAME} in {model}",
+            expected="the folder or the Hub id of the source",
+            fix="Name it with --source.",
+        )
+    folder = find_pipeline_folder(source)
+    parts = parts_of(read_index(folder))
+    family = family_of(parts["transformer"][1])
+    pipe = open_pipeline(folder, without=[name for name in parts if name not in ("vae", "scheduler")])
+    pipe.vae.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def latents(images_BCHW: Tensor) -> Tensor:
+        return family.tokens(family.latents(pipe, images_BCHW))
+
+    return latents
 
 
 def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> Tensor:
