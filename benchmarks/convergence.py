@@ -1,11 +1,13 @@
 """Recipes against each other on the miniature: validation error and score against steps and seconds.
 
-python benchmarks/convergence.py OUT [--seeds 0 1 2] [--quick] [--json]
+python benchmarks/convergence.py OUT [--seeds 0 1 2] [--quick] [--source FOLDER] [--json]
 
-For each seed: source images of 600 captions x 2, then recipe `paper` trained for 1000 steps and seen every 500, and
-recipe `lift` warmed up for several numbers of steps, each a run of its own. Validation: squared velocity error on 96
-source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out captions. The
-results of a seed lie in OUT and are not made twice.
+For each seed the source draws images of 600 captions x 2. Recipes `paper` and `released` train for 1000 steps and are
+seen at 10, 100, 400 and 1000. Recipe `lift` converts with warm-ups of several lengths, each a run of its own, and goes
+on from the longest towards its source. From the longest warm-up every part is taken away in turn. Validation: squared
+velocity error on 96 source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out
+captions. OUT keeps every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100
+and 1000 (`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -31,7 +34,8 @@ from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
-from latent2pixel.io.pipeline_folder import open_pipeline
+from latent2pixel.io.images import image_grid, load_image, save_image
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.model.pixel_transformer import predict_velocity
 from latent2pixel.recipes import RECIPES, miniature
 from latent2pixel.train import train
@@ -41,10 +45,16 @@ from latent2pixel.world.score import score_images
 from latent2pixel.world.source_model import SHIPPED_SOURCE
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
-NUM_VALIDATION_IMAGES, NUM_CAPTIONS, SIZE_PX = 96, 120, 64
+NUM_VALIDATION_IMAGES, NUM_CAPTIONS, SIZE_PX, PATCH, NUM_SHOWN = 96, 120, 64, 16, 8
 LEVEL = require_level("easy")
-LIFT_STEPS = (0, 100, 300, 1000)
+TRAINED_STEPS = (10, 100, 400, 1000)
+WARM_UP_STEPS = (0, 10, 100, 300, 1000)
+DISTILL_STEPS = 300
+STRIP_STEPS = (0, 10, 100, 1000)
+SHARES = (0.5, 0.8, 0.9, 0.95)
+"""Shares of the source's score whose first step and second are looked for."""
 SAMPLING: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 2.0, "height": SIZE_PX, "width": SIZE_PX}
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -52,147 +62,299 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=Path("l2p-convergence"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--quick", action="store_true", help="seed 0 only")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--source", default=str(SHIPPED_SOURCE), help="pipeline folder of another tiny source")
+    parser.add_argument("--quick", action="store_true", help="seed 0, recipes paper and lift only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     arguments = parser.parse_args()
     seeds = [0] if arguments.quick else arguments.seeds
-    rows = [row for seed in seeds for row in rows_of(arguments.out / f"seed-{seed}", seed)]
+    rows = []
+    for seed in seeds:
+        bench = Bench(find_pipeline_folder(arguments.source), arguments.out / f"seed-{seed}", seed)
+        rows += bench.rows(quick=arguments.quick)
+    draw_figure(rows, arguments.out / "convergence.png")
+    draw_strip(arguments.out / f"seed-{seeds[0]}", arguments.out / "strip.png")
     machine = {"date": date.today().isoformat(), "cores": os.cpu_count(), "torch": torch.__version__}
-    result = {"rows": rows, "to_the_papers_error": [to_the_papers_error(rows, seed) for seed in seeds], **machine}
-    print(json.dumps(result) if arguments.json else table(rows, result["to_the_papers_error"]))
-    if not arguments.json:
-        print(f"{machine['date']}, {machine['cores']} cores {platform.machine()}, torch {machine['torch']}")
+    result = {"rows": rows, "levels": levels(rows), "to_paper": [to_the_papers_end(rows, seed) for seed in seeds]}
+    if arguments.json:
+        print(json.dumps(result | machine))
+        return
+    print(table(rows))
+    print(levels_table(result["levels"]))
+    print("\n".join(json.dumps(each) for each in result["to_paper"]))
+    print(f"{machine['date']}, {machine['cores']} cores {platform.machine()}, torch {machine['torch']}")
 
 
-def rows_of(out: Path, seed: int) -> list[dict[str, Any]]:
-    """Return the measured points of one seed, from its file if there is one."""
-    path = out / "rows.json"
-    if not path.exists():
-        make_images(out, seed)
-        rows = [*paper_rows(out, seed), *lift_rows(out, seed)]
-        path.write_text(json.dumps(rows))
-    return json.loads(path.read_text())
+class Bench:
+    """All arms of one seed and the folder that keeps their results."""
 
+    def __init__(self, source: Path, out: Path, seed: int) -> None:
+        self.source, self.out, self.seed = source, out, seed
 
-def make_images(out: Path, seed: int) -> None:
-    """Let the source draw training and validation images."""
-    pipe = open_pipeline(SHIPPED_SOURCE, dtype=torch.float32)
-    drawn = {caption.text for caption in draw_captions(LEVEL, "train", 600, seed=seed)}
-    heldout = [caption.text for caption in heldout_captions(LEVEL, NUM_VALIDATION_IMAGES, seed=seed)]
-    for name, texts, seeds in (("images", sorted(drawn), 2), ("validation", heldout, 1)):
-        prompts = [
-            Prompt(id=f"{index:06d}", prompt=text, major_class="miniature", sub_class="scene")
-            for index, text in enumerate(texts)
-        ]
-        synthesize(
-            pipe, prompts, out / name, seeds_per_prompt=seeds, image_size_px=SIZE_PX, num_steps=16,
-            guidance_scale=2.0, batch_size=60, seed=seed,
-        )  # fmt: skip
+    def rows(self, *, quick: bool) -> list[Row]:
+        """Return the measured points of this seed; finished arms come from their files."""
+        arms: dict[str, Callable[[], list[Row]]] = {
+            "source": self.source_rows,
+            "lift": self.lift_rows,
+            "paper": lambda: self.trained_rows("paper"),
+        }
+        if not quick:
+            arms |= {"released": lambda: self.trained_rows("released"), "closed form": self.closed_form_rows}
+        self.make_images()
+        rows: list[Row] = []
+        for name, run in arms.items():
+            path = self.out / f"{name.replace(' ', '-')}.json"
+            if not path.exists():
+                path.write_text(json.dumps([{"seed": self.seed} | row for row in run()]))
+            rows += json.loads(path.read_text())
+        return rows if not quick else [row for row in rows if not row["recipe"].startswith("lift without")]
 
+    def make_images(self) -> None:
+        """Let the source draw training and validation images."""
+        pipe = self.open_source()
+        drawn = {caption.text for caption in draw_captions(LEVEL, "train", 600, seed=self.seed)}
+        heldout = [caption.text for caption in heldout_captions(LEVEL, NUM_VALIDATION_IMAGES, seed=self.seed)]
+        for name, texts, seeds in (("images", sorted(drawn), 2), ("validation", heldout, 1)):
+            prompts = [
+                Prompt(id=f"{index:06d}", prompt=text, major_class="miniature", sub_class="scene")
+                for index, text in enumerate(texts)
+            ]
+            synthesize(
+                pipe, prompts, self.out / name, seeds_per_prompt=seeds, image_size_px=SIZE_PX, num_steps=16,
+                guidance_scale=2.0, batch_size=60, seed=self.seed,
+            )  # fmt: skip
 
-def paper_rows(out: Path, seed: int) -> list[dict[str, Any]]:
-    """Train the paper's recipe as the demo does, and look every 500 steps."""
-    recipe = miniature(RECIPES["paper"]())
-    pipe = build_pixel_pipeline(
-        open_pipeline(SHIPPED_SOURCE, dtype=torch.float32), head=recipe.conversion.head, seed=seed
-    )
-    family, dataset = family_of(pipe.transformer), ImageFolderDataset(out / "images", SIZE_PX)
-    texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
-    encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
-    rows = []
-    looking, started = [0.0], time.perf_counter()
+    def open_source(self) -> Any:
+        """Return the source in float32."""
+        return open_pipeline(self.source, dtype=torch.float32)
 
-    def look(step: int, shown: Any) -> None:
-        before = time.perf_counter()
-        rows.append(
-            {"recipe": "paper", "step": step, "seconds": before - started - looking[0]} | measure(shown, out, seed)
-        )
-        looking[0] += time.perf_counter() - before
+    def source_rows(self) -> list[Row]:
+        """Return the source's own score."""
+        return [{"recipe": "source", "step": 0, "seconds": 0.0} | self.score(self.open_source())]
 
-    settings = replace(recipe.training, seed=seed, validate_every=500)
-    train(pipe, dataset, encoded.__getitem__, out=out / "paper", config=settings, validate=look)
-    return rows
+    def trained_rows(self, name: str) -> list[Row]:
+        """Train a published recipe as the demo does, and look at some steps."""
+        recipe = miniature(RECIPES[name]())
+        pipe = build_pixel_pipeline(self.open_source(), head=recipe.conversion.head, seed=self.seed)
+        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
+        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
+        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
+        rows = [self.seen(pipe, name, 0, 0.0)]
+        looking, started = [0.0], time.perf_counter()
 
+        def look(step: int, shown: Any) -> None:
+            before = time.perf_counter()
+            if step in TRAINED_STEPS:
+                rows.append(self.seen(shown, name, step, before - started - looking[0]))
+            looking[0] += time.perf_counter() - before
 
-def lift_rows(out: Path, seed: int) -> list[dict[str, Any]]:
-    """Convert with the lift and several lengths of the warm-up; its seconds include encoding and fit."""
-    recipe = miniature(RECIPES["lift"]())
-    dataset = ImageFolderDataset(out / "images", SIZE_PX)
-    images = FitImages(name="images", images=FirstImages(dataset, NUM_FIT_IMAGES))
-    rows = []
-    for steps in LIFT_STEPS:
-        source = open_pipeline(SHIPPED_SOURCE, dtype=torch.float32)
+        settings = replace(recipe.training, seed=self.seed, steps=max(TRAINED_STEPS), validate_every=10)
+        train(pipe, dataset, encoded.__getitem__, out=self.out / name, config=settings, validate=look)
+        return rows
+
+    def lifted(self, *, steps: int, wiener: bool = False) -> tuple[Any, float]:
+        """Return a pipeline of the recipe lift and the seconds of its conversion, encoding and fit included."""
+        recipe = miniature(RECIPES["lift"]())
+        dataset = ImageFolderDataset(self.out / "images", SIZE_PX)
+        images = FitImages(name="images", images=FirstImages(dataset, NUM_FIT_IMAGES))
+        source = self.open_source()
         started = time.perf_counter()
         tokens = encode_tokens(source, images)
-        fit = fit_lift(source, images, tokens, patch_size=16)
-        pipe = build_pixel_pipeline(source, head=recipe.conversion.head, lift=fit, seed=seed)
-        if steps:
-            shift = family_of(pipe.transformer).shift(pipe.scheduler)
-            warm_up(pipe.transformer, images, tokens, settings=WarmUp(steps=steps), shift=shift, seed=seed)
-        seconds = time.perf_counter() - started
-        rows.append({"recipe": "lift", "step": steps, "seconds": seconds} | measure(pipe, out, seed))
-    return rows
+        fit = fit_lift(source, images, tokens, patch_size=PATCH)
+        pipe = build_pixel_pipeline(source, head=recipe.conversion.head, lift=fit, lift_wiener=wiener, seed=self.seed)
+        shift = family_of(pipe.transformer).shift(pipe.scheduler)
+        warm_up(pipe.transformer, images, tokens, settings=WarmUp(steps=steps), shift=shift, seed=self.seed)
+        return pipe, time.perf_counter() - started
+
+    def lift_rows(self) -> list[Row]:
+        """Convert with several lengths of the warm-up; from the longest take parts away, then train it on."""
+        rows = []
+        for steps in WARM_UP_STEPS:
+            pipe, seconds = self.lifted(steps=steps)
+            rows.append(self.seen(pipe, "lift", steps, seconds))
+        model = pipe.transformer
+        whole = {key: value.clone() for key, value in model.state_dict().items()}
+        for part, names, value in (
+            ("stem", ("lift.stem.weight", "lift.stem.bias"), 0.0),
+            ("calibration", ("lift.gain_S",), 1.0),
+            ("head", ("head.out_conv.weight", "head.out_conv.bias"), 0.0),
+        ):
+            state = {key: torch.full_like(whole[key], value) if key in names else whole[key] for key in whole}
+            if part == "calibration":
+                state["lift.misfit_S"] = torch.zeros_like(state["lift.misfit_S"])
+            model.load_state_dict(state)
+            rows.append(self.seen(pipe, f"lift without {part}", max(WARM_UP_STEPS), seconds))
+        model.load_state_dict(whole)
+        return [*rows, self.distilled_row(pipe, seconds)]
+
+    def distilled_row(self, pipe: Any, seconds: float) -> Row:
+        """Train a lifted pipeline towards its source."""
+        recipe, source = miniature(RECIPES["lift"]()), self.open_source()
+        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
+        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
+        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
+        settings = replace(recipe.training, seed=self.seed, steps=DISTILL_STEPS, validate_every=0)
+        report = train(
+            pipe,
+            dataset,
+            encoded.__getitem__,
+            out=self.out / "distilled",
+            config=replace(settings, cooldown_steps=min(settings.cooldown_steps, DISTILL_STEPS // 2)),
+            latents=lambda images_BCHW: family.tokens(family.latents(source, images_BCHW)),
+        )
+        step = max(WARM_UP_STEPS) + DISTILL_STEPS
+        return self.seen(pipe, "lift and its source", step, seconds + report.seconds)
+
+    def closed_form_rows(self) -> list[Row]:
+        """Convert without any training: matrices alone, with the Wiener filter for what the decode leaves."""
+        pipe, seconds = self.lifted(steps=0, wiener=True)
+        return [self.seen(pipe, "lift, closed form", 0, seconds)]
+
+    def seen(self, pipe: Any, recipe: str, step: int, seconds: float) -> Row:
+        """Return one measured point; the first pictures are kept for the strip."""
+        pipe.transformer.eval()
+        row = {"recipe": recipe, "step": step, "seconds": seconds, **self.error(pipe), **self.score(pipe)}
+        pictures = self.sample(pipe, heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)[:NUM_SHOWN])
+        grid = image_grid([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in pictures], columns=8)
+        save_image(self.out / "strips" / f"{recipe.replace(' ', '-')}-{step:04d}.png", grid)
+        return row
+
+    @torch.no_grad()
+    def error(self, pipe: Any) -> Row:
+        """Return the validation error and its parts."""
+        family = family_of(pipe.transformer)
+        dataset = ImageFolderDataset(self.out / "validation", SIZE_PX)
+        images_BCHW = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
+        conditioning = family.collate(family.encode(pipe, dataset.prompts), device="cpu", dtype=torch.float32)
+        generator, errors = torch.Generator().manual_seed(0), []
+        for sigma in SIGMAS:
+            sigma_B = torch.full((len(images_BCHW),), sigma)
+            noisy_BCHW = add_noise(images_BCHW, torch.randn(images_BCHW.shape, generator=generator), sigma_B)
+            target_BCHW = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
+            predicted_BCHW = predict_velocity(pipe.transformer, noisy_BCHW, sigma_B, conditioning)
+            errors.append((predicted_BCHW - target_BCHW).square().mean().item())
+        return {"error": statistics.mean(errors), "errors": errors}
+
+    def score(self, pipe: Any) -> Row:
+        """Return the verifier's score on held-out captions."""
+        wanted = heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)
+        score = score_images([np.asarray(picture) for picture in self.sample(pipe, wanted)], wanted)
+        return {"score": score.score, "score_error": score.standard_error, "chance": score.chance}
+
+    def sample(self, pipe: Any, wanted: Any) -> list[Any]:
+        """Return one picture for each caption."""
+        pipe.set_progress_bar_config(disable=True)
+        generator, pictures = torch.Generator().manual_seed(self.seed), []
+        for start in range(0, len(wanted), 60):
+            prompts = [caption.text for caption in wanted[start : start + 60]]
+            pictures += pipe(prompt=prompts, generator=generator, **SAMPLING).images
+        return pictures
 
 
-@torch.no_grad()
-def measure(pipe: Any, out: Path, seed: int) -> dict[str, Any]:
-    """Return validation error, its parts, and score of a pixel pipeline."""
-    pipe.set_progress_bar_config(disable=True)
-    family, model = family_of(pipe.transformer), pipe.transformer.eval()
-    dataset = ImageFolderDataset(out / "validation", SIZE_PX)
-    images_BCHW = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
-    conditioning = family.collate(family.encode(pipe, dataset.prompts), device="cpu", dtype=torch.float32)
-    generator, errors = torch.Generator().manual_seed(0), []
-    for sigma in SIGMAS:
-        sigma_B = torch.full((len(images_BCHW),), sigma)
-        noisy_BCHW = add_noise(images_BCHW, torch.randn(images_BCHW.shape, generator=generator), sigma_B)
-        target_BCHW = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
-        predicted_BCHW = predict_velocity(model, noisy_BCHW, sigma_B, conditioning)
-        errors.append((predicted_BCHW - target_BCHW).square().mean().item())
-    wanted = heldout_captions(LEVEL, NUM_CAPTIONS, seed=seed + 1)
-    generator, pictures = torch.Generator().manual_seed(seed), []
-    for start in range(0, len(wanted), 60):
-        prompts = [caption.text for caption in wanted[start : start + 60]]
-        pictures += pipe(prompt=prompts, generator=generator, **SAMPLING).images
-    score = score_images([np.asarray(picture) for picture in pictures], wanted)
-    return {
-        "seed": seed, "error": statistics.mean(errors), "errors": errors, "score": score.score,
-        "score_error": score.standard_error, "chance": score.chance,
-    }  # fmt: skip
+def levels(rows: list[Row]) -> list[Row]:
+    """Return, for each recipe and share of the source's score, the first point that reaches it, seed by seed."""
+    found = []
+    sources = {row["seed"]: row["score"] for row in rows if row["recipe"] == "source"}
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        if recipe == "source" or "without" in recipe:
+            continue
+        # The training towards the source goes on from the warm-up: its points come first.
+        members = ("lift", recipe) if recipe == "lift and its source" else (recipe,)
+        for share in SHARES:
+            for seed, source in sources.items():
+                mine = [row for row in rows if row["recipe"] in members and row["seed"] == seed]
+                reached = sorted((row for row in mine if row["score"] >= share * source), key=lambda row: row["step"])
+                found.append(
+                    {"recipe": recipe, "share": share, "seed": seed}
+                    | ({key: reached[0][key] for key in ("step", "seconds")} if reached else {"step": None})
+                )
+    return found
 
 
-def to_the_papers_error(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Return what the lift needs to fall below the paper recipe's last validation error, and the ratios to it."""
+def to_the_papers_end(rows: list[Row], seed: int) -> Row:
+    """Return what the lift needs to reach the paper recipe's last score and last error, and the ratios to it."""
     mine = [row for row in rows if row["seed"] == seed]
-    paper = [row for row in mine if row["recipe"] == "paper"][-1]
-    reached = [row for row in mine if row["recipe"] == "lift" and row["error"] <= paper["error"]]
-    if not reached:
-        return {"seed": seed, "error": paper["error"], "reached": False}
-    first = min(reached, key=lambda row: row["step"])
-    return {
-        "seed": seed, "error": paper["error"], "reached": True, "steps_ratio": first["step"] / paper["step"],
-        "seconds_ratio": first["seconds"] / paper["seconds"], "score_lift": first["score"],
-        "score_paper": paper["score"],
-    }  # fmt: skip
+    paper = max((row for row in mine if row["recipe"] == "paper"), key=lambda row: row["step"])
+    result: Row = {"seed": seed}
+    for key, is_reached in (
+        ("score", lambda row: row["score"] >= paper["score"]),
+        ("error", lambda row: row["error"] <= paper["error"]),
+    ):
+        reached = [row for row in mine if row["recipe"].startswith("lift") and "without" not in row["recipe"]]
+        first = min((row for row in reached if is_reached(row)), key=lambda row: row["step"], default=None)
+        result[f"paper_{key}"] = paper[key]
+        if first is not None:
+            result |= {
+                f"{key}_steps_ratio": first["step"] / paper["step"],
+                f"{key}_seconds_ratio": first["seconds"] / paper["seconds"],
+            }
+    return result
 
 
-def table(rows: list[dict[str, Any]], reached: list[dict[str, Any]]) -> str:
-    """Return mean and standard deviation over the seeds as a Markdown table, and the ratios below it."""
+def table(rows: list[Row]) -> str:
+    """Return mean and standard deviation over the seeds as a Markdown table."""
     lines = [
         "| recipe | steps | seconds | validation error | score | chance |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for recipe, step in dict.fromkeys((row["recipe"], row["step"]) for row in rows):
         group = [row for row in rows if (row["recipe"], row["step"]) == (recipe, step)]
-        cells = [spread([row[key] for row in group]) for key in ("seconds", "error", "score", "chance")]
+        cells = [spread([row[key] for row in group if key in row]) for key in ("seconds", "error", "score", "chance")]
         lines.append(f"| {recipe} | {step} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(json.dumps(each) for each in reached)])
+    return "\n".join([*lines, ""])
+
+
+def levels_table(found: list[Row]) -> str:
+    """Return the first steps and seconds at which shares of the source's score are reached, seed by seed."""
+    lines = ["| recipe | share of the source's score | steps (seconds), seed by seed |", "| --- | --- | --- |"]
+    for recipe, share in dict.fromkeys((row["recipe"], row["share"]) for row in found):
+        group = [row for row in found if (row["recipe"], row["share"]) == (recipe, share)]
+        cells = ["not reached" if row["step"] is None else f"{row['step']} ({row['seconds']:.0f})" for row in group]
+        lines.append(f"| {recipe} | {share:.0%} | {', '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def spread(values: list[float]) -> str:
-    """Return mean +- standard deviation, or the value alone."""
+    """Return mean +- standard deviation, the value alone, or a dash."""
+    if not values:
+        return "-"
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
+
+
+def draw_figure(rows: list[Row], path: Path) -> None:
+    """Save score and validation error against steps and seconds, bands over the seeds."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+    for recipe in ("paper", "released", "lift"):
+        steps = sorted({row["step"] for row in rows if row["recipe"] == recipe and row["step"]})
+        groups = [[row for row in rows if (row["recipe"], row["step"]) == (recipe, step)] for step in steps]
+        for line, key in enumerate(("score", "error")):
+            means = np.array([statistics.mean(row[key] for row in group) for group in groups])
+            spreads = np.array([np.std([row[key] for row in group]) for group in groups])
+            seconds = [statistics.mean(row["seconds"] for row in group) for group in groups]
+            for column, places in enumerate((steps, seconds)):
+                axes[line, column].fill_between(places, means - spreads, means + spreads, alpha=0.2, linewidth=0)
+                axes[line, column].plot(places, means, marker="o", label=recipe)
+    source = statistics.mean(row["score"] for row in rows if row["recipe"] == "source")
+    for column, text in enumerate(("steps", "seconds")):
+        axes[0, column].axhline(source, color="grey", linestyle="--")
+        axes[1, column].set(xlabel=text, yscale="log")
+        for line, label in enumerate(("score (dashed: source)", "validation error")):
+            axes[line, column].set(ylabel=label, xscale="log")
+    axes[0, 0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def draw_strip(out: Path, path: Path) -> None:
+    """Save the first pictures of each recipe at steps 0, 10, 100 and 1000, one row each."""
+    files = [
+        out / "strips" / f"{recipe}-{step:04d}.png" for recipe in ("paper", "released", "lift") for step in STRIP_STEPS
+    ]
+    save_image(path, image_grid([load_image(file) for file in files if file.exists()], columns=1))
 
 
 if __name__ == "__main__":

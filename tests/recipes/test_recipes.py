@@ -15,10 +15,12 @@ def test_paper_and_released_differ_only_in_what_trains():
     assert dataclasses.replace(released, freezing="paper") == paper
 
 
-def test_lift_differs_from_the_paper_only_in_its_start_and_the_trunks_rate():
+def test_lift_differs_from_the_paper_only_in_its_start_its_objective_and_its_rates():
     paper, lift = RECIPES["paper"](), RECIPES["lift"]()
     assert dataclasses.replace(lift.conversion, initialisation="random") == paper.conversion
-    assert dataclasses.replace(lift.training, trunk_rate_factor=1.0) == paper.training
+    rates = {"learning_rate": 5e-5, "trunk_rate_factor": 1.0}
+    assert dataclasses.replace(lift.training, objective="images", **rates) == paper.training
+    assert lift.training.objective == "source"
 
 
 @pytest.mark.parametrize(
