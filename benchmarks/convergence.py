@@ -3,8 +3,9 @@
 python benchmarks/convergence.py OUT [--seeds 0 1 2] [--quick] [--source FOLDER] [--json]
 
 For each seed the source draws images of 600 captions x 2. Recipes `paper` and `released` train for 1000 steps and are
-seen at 10, 100, 400 and 1000. Recipe `lift` converts with warm-ups of several lengths, each a run of its own, and goes
-on from the longest towards its source. From the longest warm-up every part is taken away in turn. Validation: squared
+seen at 10, 100, 400 and 1000. Recipe `lift` converts with warm-ups of several lengths, each a run of its own. From the
+longest every part is taken away in turn, and it is trained on: towards its source, the same at the output side alone,
+and towards the images as published. Validation: squared
 velocity error on 96 source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out
 captions. OUT keeps every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100
 and 1000 (`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only.
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 
 from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.convert.config import InputMap
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
 from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.warm_up import WarmUp, warm_up
@@ -36,7 +38,7 @@ from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
 from latent2pixel.io.images import image_grid, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
-from latent2pixel.model.pixel_transformer import predict_velocity
+from latent2pixel.model.predict import predict_velocity
 from latent2pixel.recipes import RECIPES, miniature
 from latent2pixel.train import train
 from latent2pixel.world.captions import draw_captions, heldout_captions
@@ -49,7 +51,14 @@ NUM_VALIDATION_IMAGES, NUM_CAPTIONS, SIZE_PX, PATCH, NUM_SHOWN = 96, 120, 64, 16
 LEVEL = require_level("easy")
 TRAINED_STEPS = (10, 100, 400, 1000)
 WARM_UP_STEPS = (0, 10, 100, 300, 1000)
-DISTILL_STEPS = 300
+GO_ON_STEPS = 300
+GOING_ON: dict[str, dict[str, Any]] = {
+    "lift and its source": {},
+    "lift and its source, output side": {"freezing": "output"},
+    # The rate of recipe paper for the new parts, a tenth for the trunk.
+    "lift and the images": {"objective": "images", "learning_rate": 1e-3, "trunk_rate_factor": 0.1},
+}
+"""What the longest warm-up goes on with: settings that differ from those of recipe lift."""
 STRIP_STEPS = (0, 10, 100, 1000)
 SHARES = (0.5, 0.8, 0.9, 0.95)
 """Shares of the source's score whose first step and second are looked for."""
@@ -98,7 +107,11 @@ class Bench:
             "paper": lambda: self.trained_rows("paper"),
         }
         if not quick:
-            arms |= {"released": lambda: self.trained_rows("released"), "closed form": self.closed_form_rows}
+            arms |= {
+                "going on": self.going_on_rows,
+                "other starts": self.other_start_rows,
+                "released": lambda: self.trained_rows("released"),
+            }
         self.make_images()
         rows: list[Row] = []
         for name, run in arms.items():
@@ -106,7 +119,7 @@ class Bench:
             if not path.exists():
                 path.write_text(json.dumps([{"seed": self.seed} | row for row in run()]))
             rows += json.loads(path.read_text())
-        return rows if not quick else [row for row in rows if not row["recipe"].startswith("lift without")]
+        return rows
 
     def make_images(self) -> None:
         """Let the source draw training and validation images."""
@@ -151,15 +164,16 @@ class Bench:
         train(pipe, dataset, encoded.__getitem__, out=self.out / name, config=settings, validate=look)
         return rows
 
-    def lifted(self, *, steps: int, wiener: bool = False) -> tuple[Any, float]:
+    def lifted(self, *, steps: int, wiener: bool = False, input_map: InputMap = "procrustes") -> tuple[Any, float]:
         """Return a pipeline of the recipe lift and the seconds of its conversion, encoding and fit included."""
         recipe = miniature(RECIPES["lift"]())
         dataset = ImageFolderDataset(self.out / "images", SIZE_PX)
         images = FitImages(name="images", images=FirstImages(dataset, NUM_FIT_IMAGES))
         source = self.open_source()
         started = time.perf_counter()
-        tokens = encode_tokens(source, images)
-        fit = fit_lift(source, images, tokens, patch_size=PATCH)
+        tokens = encode_tokens(source, images, patch_size=PATCH)
+        generator = torch.Generator().manual_seed(self.seed)
+        fit = fit_lift(source, images, tokens, patch_size=PATCH, input_map=input_map, generator=generator)
         pipe = build_pixel_pipeline(source, head=recipe.conversion.head, lift=fit, lift_wiener=wiener, seed=self.seed)
         shift = family_of(pipe.transformer).shift(pipe.scheduler)
         warm_up(pipe.transformer, images, tokens, settings=WarmUp(steps=steps), shift=shift, seed=self.seed)
@@ -183,31 +197,40 @@ class Bench:
                 state["lift.misfit_S"] = torch.zeros_like(state["lift.misfit_S"])
             model.load_state_dict(state)
             rows.append(self.seen(pipe, f"lift without {part}", max(WARM_UP_STEPS), seconds))
-        model.load_state_dict(whole)
-        return [*rows, self.distilled_row(pipe, seconds)]
+        return rows
 
-    def distilled_row(self, pipe: Any, seconds: float) -> Row:
-        """Train a lifted pipeline towards its source."""
+    def going_on_rows(self) -> list[Row]:
+        """Train the longest warm-up on, once towards each objective."""
+        pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS))
+        whole = {key: value.clone() for key, value in pipe.transformer.state_dict().items()}
         recipe, source = miniature(RECIPES["lift"]()), self.open_source()
         family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
         texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
         encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
-        settings = replace(recipe.training, seed=self.seed, steps=DISTILL_STEPS, validate_every=0)
-        report = train(
-            pipe,
-            dataset,
-            encoded.__getitem__,
-            out=self.out / "distilled",
-            config=replace(settings, cooldown_steps=min(settings.cooldown_steps, DISTILL_STEPS // 2)),
-            latents=lambda images_BCHW: family.tokens(family.latents(source, images_BCHW)),
-        )
-        step = max(WARM_UP_STEPS) + DISTILL_STEPS
-        return self.seen(pipe, "lift and its source", step, seconds + report.seconds)
+        rows = []
+        for name, changes in GOING_ON.items():
+            pipe.transformer.load_state_dict(whole)
+            settings = replace(
+                recipe.training, seed=self.seed, steps=GO_ON_STEPS, cooldown_steps=GO_ON_STEPS // 2, validate_every=0,
+                **changes,
+            )  # fmt: skip
+            report = train(
+                pipe,
+                dataset,
+                encoded.__getitem__,
+                out=self.out / name.replace(" ", "-"),
+                config=settings,
+                latents=lambda images_BCHW: family.tokens(family.latents(source, images_BCHW)),
+            )
+            rows.append(self.seen(pipe, name, max(WARM_UP_STEPS) + GO_ON_STEPS, seconds + report.seconds))
+        return rows
 
-    def closed_form_rows(self) -> list[Row]:
-        """Convert without any training: matrices alone, with the Wiener filter for what the decode leaves."""
+    def other_start_rows(self) -> list[Row]:
+        """Convert without any training, the Wiener filter added; and with a random instead of the fitted matrix."""
         pipe, seconds = self.lifted(steps=0, wiener=True)
-        return [self.seen(pipe, "lift, closed form", 0, seconds)]
+        rows = [self.seen(pipe, "lift, closed form", 0, seconds)]
+        pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS), input_map="random")
+        return [*rows, self.seen(pipe, "lift without fit", max(WARM_UP_STEPS), seconds)]
 
     def seen(self, pipe: Any, recipe: str, step: int, seconds: float) -> Row:
         """Return one measured point; the first pictures are kept for the strip."""
@@ -257,8 +280,8 @@ def levels(rows: list[Row]) -> list[Row]:
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
         if recipe == "source" or "without" in recipe:
             continue
-        # The training towards the source goes on from the warm-up: its points come first.
-        members = ("lift", recipe) if recipe == "lift and its source" else (recipe,)
+        # What goes on from the warm-up has its points too.
+        members = ("lift", recipe) if recipe in GOING_ON else (recipe,)
         for share in SHARES:
             for seed, source in sources.items():
                 mine = [row for row in rows if row["recipe"] in members and row["seed"] == seed]

@@ -33,7 +33,7 @@ def world():
 
 def lifted_model(world):
     source, images, _ = world
-    tokens = encode_tokens(source, images)
+    tokens = encode_tokens(source, images, patch_size=16)
     fit = fit_lift(source, images, tokens, patch_size=16)
     return build_pixel_pipeline(source, head=HEAD, lift=fit).transformer, tokens
 
@@ -42,7 +42,7 @@ def lifted_model(world):
 def errors(model, world, sigma=SIGMA):
     """Return the squared errors of stem and decode on fresh scenes, given their latent tokens."""
     source, _, fresh_BCHW = world
-    tokens_Bdhw = torch.stack(encode_tokens(source, FitImages(name="fresh", images=fresh_BCHW))).float()
+    tokens_Bdhw = torch.stack(encode_tokens(source, FitImages(name="fresh", images=fresh_BCHW), patch_size=16)).float()
     sigma_B = torch.full((len(fresh_BCHW),), sigma)
     noisy_BCHW = add_noise(fresh_BCHW, torch.randn(fresh_BCHW.shape, generator=torch.Generator()), sigma_B)
     ends = model.lift_in(noisy_BCHW, sigma_B)
@@ -78,7 +78,7 @@ def test_clock_tells_how_far_unseen_tokens_are_off(warmed, world):
     """On fresh scenes; 24 and 40 images, so within a tenth."""
     model, source = warmed[0], world[0]
     assert len(model.lift.gain_S) == NUM_LEVELS
-    tokens_Bdhw = torch.stack(encode_tokens(source, FitImages(name="fresh", images=world[2]))).float()
+    tokens_Bdhw = torch.stack(encode_tokens(source, FitImages(name="fresh", images=world[2]), patch_size=16)).float()
     for sigma in (0.2, 0.5, 0.8):
         sigma_B = torch.full((len(tokens_Bdhw),), sigma)
         noisy_BCHW = add_noise(world[2], torch.randn(world[2].shape, generator=torch.Generator()), sigma_B)

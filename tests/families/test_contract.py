@@ -19,7 +19,7 @@ from torch.nn import functional
 from latent2pixel import flow
 from latent2pixel.families import load_family
 from latent2pixel.model.freezing import freeze_all_but, trainable_names
-from latent2pixel.model.pixel_transformer import predict_velocity
+from latent2pixel.model.predict import predict_velocity
 
 pytestmark = pytest.mark.parametrize("name", FAMILIES)
 SIGMA_B = torch.tensor([0.25, 0.75])

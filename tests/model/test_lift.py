@@ -10,7 +10,7 @@ from latent2pixel.convert.initialise import LiftStatistics
 from latent2pixel.families import load_family
 from latent2pixel.flow import add_noise, velocity_from_clean
 from latent2pixel.model.lift import Lift, LiftFit
-from latent2pixel.model.pixel_transformer import predict_velocity
+from latent2pixel.model.predict import predict_velocity
 
 PATCH, TOKEN_DIM, SCALE = 16, 16, 2.5
 SIGMAS = torch.tensor([0.05, 0.5, 0.97])

@@ -18,7 +18,7 @@ from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import load_family
 from latent2pixel.model import freezing
-from latent2pixel.model.pixel_transformer import predict_tokens
+from latent2pixel.model.predict import predict_tokens
 from latent2pixel.train import TrainConfig
 from latent2pixel.train.trainer import rate_factor_of, trained_names
 

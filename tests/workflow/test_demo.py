@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from latent2pixel.config import load_yaml
 from latent2pixel.errors import StateError
 from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.model.head import HEAD_CHANNELS
@@ -55,15 +56,22 @@ def test_demo_with_other_settings_is_refused(finished):
 
 
 @pytest.mark.e2e
-def test_demo_lifts_by_default_and_does_not_train(tmp_path):
+def test_demo_lifts_by_default_and_trains_towards_the_source(tmp_path):
     # 200 images of 16 patches: the fit needs four patches for each of a patch's 768 values.
-    settings = {"num_prompts": 200, "seeds_per_prompt": 1, "num_captions": 6, "num_steps": 2, "warm_up_steps": 2}
+    settings = {
+        "num_prompts": 200,
+        "seeds_per_prompt": 1,
+        "num_captions": 6,
+        "num_steps": 2,
+        "warm_up_steps": 2,
+        "steps": 2,
+    }
     result = run_demo(tmp_path / "demo", config=DemoConfig(**settings), cost_sizes_px=(64,))
-    assert result.steps == 0
+    assert result.steps == 2
     record = read_json(tmp_path / "demo" / "converted" / "conversion.json")
     assert record["settings"]["warm_up_steps"] == 2
     assert len(record["lift"]["gain"]) == len(record["lift"]["misfit"]) == NUM_LEVELS
-    assert "0 steps" in result.report.read_text()
+    assert load_yaml(tmp_path / "demo" / "train" / "run.yaml")["train"]["objective"] == "source"
 
 
 @pytest.mark.e2e

@@ -19,7 +19,7 @@ from latent2pixel.io.images import save_image
 from latent2pixel.io.records import write_records
 from latent2pixel.train import TrainConfig
 from latent2pixel.train.trainer import rate_factor_of
-from latent2pixel.workflow.transfer import transfer
+from latent2pixel.workflow.transfer import recipe_of, transfer
 
 CONFIG = TrainConfig(
     steps=2, batch_size=2, image_size_px=32, num_blocks=1, precision="no", validate_every=0, validation_steps=1,
@@ -124,5 +124,7 @@ def test_objective_source_finds_the_source_in_the_conversions_record(lifted, tmp
     with pytest.raises(ConfigError, match="needs the latent model"):
         transfer(model, images, tmp_path / "run", config=SOURCE_CONFIG)
     converted = shutil.copytree(model, tmp_path / "pixel")
-    (converted / RECORD_NAME).write_text(json.dumps({"source": str(source)}))
+    assert recipe_of(converted) == "paper"
+    (converted / RECORD_NAME).write_text(json.dumps({"source": str(source), "lift": {}}))
+    assert recipe_of(converted) == "lift"
     assert transfer(converted, images, tmp_path / "run", config=SOURCE_CONFIG).training.steps == 2

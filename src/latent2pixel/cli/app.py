@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from latent2pixel.cli import convert, data, demo, generate, train, world
+from latent2pixel.cli import convert, data, demo, generate, ladder, train, world
 from latent2pixel.errors import L2PError
 
 EXIT_BUG = 1
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
+app.command("ladder")(ladder.ladder)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.add_typer(data.app, name="data")

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from latent2pixel.convert.config import InputMap
     from latent2pixel.convert.images import FitImages
 
 
@@ -24,6 +25,12 @@ def convert(
         int | None,
         typer.Option(help="Recipe lift: steps in which the head learns without the trunk; 0: none; default: 1000."),
     ] = None,
+    input_map: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe lift, for comparison: procrustes, ridge, random or small_random; default: procrustes."
+        ),
+    ] = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
@@ -40,7 +47,11 @@ def convert(
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
-    for flag, value in (("--images", images), ("--warm-up-steps", warm_up_steps)):
+    for flag, value in (
+        ("--images", images),
+        ("--warm-up-steps", warm_up_steps),
+        ("--input-map", input_map),
+    ):
         if value is not None and published.initialisation != "lift":
             raise ConfigError(
                 f"The recipe {recipe} is not fitted on images",
@@ -50,6 +61,7 @@ def convert(
             )
     if warm_up_steps is None:
         warm_up_steps = published.warm_up_steps
+    chosen_map = published.input_map if input_map is None else cast("InputMap", input_map)
     if dry_run:
         config = ConversionConfig(
             patch_size=patch_size,
@@ -57,6 +69,7 @@ def convert(
             freezing=published.freezing,
             num_blocks=num_blocks,
             initialisation=published.initialisation,
+            input_map=chosen_map,
             warm_up_steps=warm_up_steps,
             seed=seed,
         )
@@ -71,6 +84,7 @@ def convert(
         head=channels,
         num_blocks=num_blocks,
         fit_images=_fit_images(images, image_size) if published.initialisation == "lift" else None,
+        input_map=chosen_map,
         warm_up_steps=warm_up_steps,
         seed=seed,
         torch_dtype=parse_dtype(dtype),

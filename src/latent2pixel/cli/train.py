@@ -11,7 +11,9 @@ def train(
     model: Annotated[Path, typer.Argument(help="Converted pipeline, from `l2p convert`.")],
     images: Annotated[Path, typer.Argument(help="Images and prompts, from `l2p data synthesize`.")],
     out: Annotated[Path, typer.Argument(help="Run folder; the same call again goes on where it stopped.")],
-    recipe: Annotated[str, typer.Option(help="Recipe whose training settings are the defaults.")] = "paper",
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe whose training settings are the defaults; default: the conversion's.")
+    ] = None,
     miniature: Annotated[bool, typer.Option(help="Scale the recipe to the miniature source.")] = False,
     source: Annotated[
         str | None, typer.Option(help="Objective source: the latent model; default: the one that was converted.")
@@ -27,8 +29,9 @@ def train(
     from latent2pixel import recipes
     from latent2pixel.config import apply_overrides, build_config, load_yaml
     from latent2pixel.train.config import TrainConfig
+    from latent2pixel.workflow.transfer import recipe_of, transfer
 
-    chosen = recipes.require_recipe(recipe)
+    chosen = recipes.require_recipe(recipe or recipe_of(model))
     settings = asdict((recipes.miniature(chosen) if miniature else chosen).training)
     if config is not None:
         stored = load_yaml(config)
@@ -37,8 +40,6 @@ def train(
     if dry_run:
         typer.echo(json.dumps(asdict(resolved), indent=2))
         return
-
-    from latent2pixel.workflow.transfer import transfer
 
     report = transfer(
         model, images, out, config=resolved, source=source, announce=lambda line: typer.echo(line, err=True)

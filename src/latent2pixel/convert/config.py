@@ -9,6 +9,8 @@ from latent2pixel.model.head import FEATURE_NORMS, head_channels
 
 Initialisation = Literal["random", "lift"]
 INITIALISATIONS: tuple[str, ...] = get_args(Initialisation)
+InputMap = Literal["procrustes", "ridge", "random", "small_random"]
+INPUT_MAPS: tuple[str, ...] = get_args(InputMap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class ConversionConfig:
     """Blocks at each end of the trunk that train."""
     initialisation: Initialisation = "random"
     """How the new parts start: at random, as published, or in closed form from source images (``model.lift``)."""
+    input_map: InputMap = "procrustes"
+    """Lift: how the map from pixels to latents is found, see ``initialise.LiftStatistics.fit``; all but the default are
+    for comparison."""
     wiener: bool = False
     """Lift: filter what the linear decode leaves; for a head that stays untrained."""
     warm_up_steps: int = 1000
@@ -43,7 +48,12 @@ class ConversionConfig:
                 expected="0 or more",
                 fix="Choose a number of steps, or 0 for a silent head.",
             )
-        allowed = {"head_feature_norm": FEATURE_NORMS, "freezing": PRESETS, "initialisation": INITIALISATIONS}
+        allowed = {
+            "head_feature_norm": FEATURE_NORMS,
+            "freezing": PRESETS,
+            "initialisation": INITIALISATIONS,
+            "input_map": INPUT_MAPS,
+        }
         for key, names in allowed.items():
             if getattr(self, key) not in names:
                 raise ConfigError(

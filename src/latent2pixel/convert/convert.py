@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 
 import latent2pixel
-from latent2pixel.convert.config import ConversionConfig
+from latent2pixel.convert.card import CARD_NAME, model_card
+from latent2pixel.convert.config import ConversionConfig, InputMap
 from latent2pixel.convert.images import FitImages
 from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
@@ -98,13 +100,18 @@ def build_pixel_pipeline(
     generator = torch.Generator().manual_seed(seed)
     pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
     codec = PixelVAE(pixel.factor).to(transformer.device)
+    replaced = {"vae": codec, "transformer": pixel}
+    if lift is not None:
+        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale)
+    return with_parts(pipe, replaced)
+
+
+def with_parts(pipe: Any, replaced: Mapping[str, Any]) -> Any:
+    """Return a pipeline of the same class with some parts replaced; the others are shared."""
     # Some pipelines take settings next to their parts; diffusers keeps those in the pipeline's config.
     settings = {
         key: pipe.config[key] for key in inspect.signature(type(pipe).__init__).parameters if key in pipe.config
     }
-    replaced = {"vae": codec, "transformer": pixel}
-    if lift is not None:
-        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale)
     return type(pipe)(**{**settings, **pipe.components, **replaced})
 
 
@@ -118,6 +125,7 @@ def convert(
     head_feature_norm: str = "none",
     num_blocks: int = 5,
     fit_images: FitImages | None = None,
+    input_map: InputMap = "procrustes",
     wiener: bool = False,
     warm_up_steps: int = ConversionConfig.warm_up_steps,
     seed: int = 0,
@@ -136,6 +144,7 @@ def convert(
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         num_blocks: Blocks at each end of the trunk that train.
         fit_images: Images of the source, for a start in closed form; None starts at random, as published.
+        input_map: With ``fit_images``: how the map from pixels to latents is found (``LiftStatistics.fit``).
         wiener: With ``fit_images``: filter what the linear decode leaves; for a head that stays untrained.
         warm_up_steps: With ``fit_images``: steps in which stem and head learn without the trunk.
         seed: Seed of the new parts' random weights.
@@ -144,7 +153,7 @@ def convert(
     Raises:
         SourceError: If the source cannot be found, is no pipeline, of no known family, or a pixel pipeline already.
         CheckpointError: If its weights are truncated or do not fit its configuration.
-        GeometryError: If patch size and head do not fit.
+        GeometryError: If patch size and head, or patch size and the images for the fit, do not fit.
         ConfigError: If a setting does not exist.
         OutputFolderError: If ``out`` holds something else, cannot be written, or the disk is full.
     """
@@ -155,6 +164,7 @@ def convert(
         freezing=recipe,
         num_blocks=num_blocks,
         initialisation="random" if fit_images is None else "lift",
+        input_map=input_map,
         wiener=wiener,
         warm_up_steps=warm_up_steps,
         seed=seed,
@@ -163,22 +173,23 @@ def convert(
     plan, empty = plan_folder(folder, config)
     names = trainable_names(empty, preset=config.freezing, num_blocks=config.num_blocks)
     report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
-    settings = _settings(folder, config, torch_dtype)
-    if fit_images:
-        settings |= {"fit_images": fit_images.name, "wiener": wiener, "warm_up_steps": warm_up_steps}
-    if _holds_conversion(target, settings):
+    settings = _settings(folder, config, torch_dtype, fit_images)
+    if holds_conversion(target, settings):
         return replace(report, already_there=True)
     pipe, lift = _convert_loaded(open_pipeline(folder, dtype=torch_dtype), config, fit_images)
+    record = {"source": str(source), "settings": settings, **_outcome(report)}
+    if lift:
+        gain_S, misfit_S = pipe.transformer.lift.gain_S.tolist(), pipe.transformer.lift.misfit_S.tolist()
+        record["lift"] = lift.report() | {
+            "gain": [round(value, 6) for value in gain_S],
+            "misfit": [round(value, 6) for value in misfit_S],
+        }
+    # A source that is no folder is a Hub id, see find_pipeline_folder.
+    card = model_card(record, base_model=None if Path(source).is_dir() else str(source))
     with new_folder(target) as partial:
         pipe.save_pretrained(partial)
-        record = {"source": str(source), "settings": settings, **_outcome(report)}
-        if lift:
-            gain_S, misfit_S = pipe.transformer.lift.gain_S.tolist(), pipe.transformer.lift.misfit_S.tolist()
-            record["lift"] = lift.report() | {
-                "gain": [round(value, 6) for value in gain_S],
-                "misfit": [round(value, 6) for value in misfit_S],
-            }
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (partial / CARD_NAME).write_text(card, encoding="utf-8")
     return report
 
 
@@ -188,8 +199,15 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
     tokens, lift = [], None
     if fit_images:
         source.vae.to(device)
-        tokens = encode_tokens(source, fit_images)
-        lift = fit_lift(source, fit_images, tokens, patch_size=config.patch_size)
+        tokens = encode_tokens(source, fit_images, patch_size=config.patch_size)
+        lift = fit_lift(
+            source,
+            fit_images,
+            tokens,
+            patch_size=config.patch_size,
+            input_map=config.input_map,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
     pipe = build_pixel_pipeline(
         source,
         patch_size=config.patch_size,
@@ -243,10 +261,12 @@ def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan,
     return plan_conversion(source_shapes, shapes_of(empty), family=family), empty
 
 
-def _settings(folder: Path, config: ConversionConfig, dtype: torch.dtype | None) -> dict[str, Any]:
+def _settings(
+    folder: Path, config: ConversionConfig, dtype: torch.dtype | None, fit_images: FitImages | None
+) -> dict[str, Any]:
     """Return everything that decides the result, for the record and for comparison with an earlier one."""
     files = sorted(folder.glob("*/*.safetensors"))
-    return {
+    settings = {
         "source_files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "fingerprint": fingerprint(path)}
             for path in files
@@ -259,26 +279,40 @@ def _settings(folder: Path, config: ConversionConfig, dtype: torch.dtype | None)
         "seed": config.seed,
         "torch_dtype": str(dtype) if dtype is not None else None,
     }
+    if fit_images:
+        settings |= {
+            "fit_images": fit_images.name,
+            "input_map": config.input_map,
+            "wiener": config.wiener,
+            "warm_up_steps": config.warm_up_steps,
+        }
+    return settings
 
 
 def _outcome(report: ConversionReport) -> dict[str, Any]:
     share = report.trainable
     return {
         "latent2pixel": latent2pixel.__version__,
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "plan": report.plan.counts(),
         "trainable": {"parameters": share.num_trainable, "total": share.num_total, "share": round(share.share, 6)},
     }
 
 
-def _holds_conversion(target: Path, settings: Mapping[str, Any]) -> bool:
+def holds_conversion(target: Path, settings: Mapping[str, Any], *, record_name: str = RECORD_NAME) -> bool:
     """Tell whether the folder holds this conversion; False if it is free.
+
+    Args:
+        target: Folder to make.
+        settings: Everything that decides the result, as the record keeps it under "settings".
+        record_name: File in the folder that holds the record.
 
     Raises:
         OutputFolderError: If it holds anything else.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    record = target / RECORD_NAME
+    record = target / record_name
     found = "a file" if target.is_file() else "other files"
     if record.is_file():
         earlier = read_json(record).get("settings", {})

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from latent2pixel.errors import ConfigError
-from latent2pixel.model.pixel_transformer import is_under, unwrapped
+from latent2pixel.model.pixel_transformer import is_under
+from latent2pixel.model.predict import unwrapped
 
 PRESETS = ("paper", "released", "output")
 

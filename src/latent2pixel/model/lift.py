@@ -9,6 +9,7 @@ Source:
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,17 +51,37 @@ class LiftFit:
     of ``r2_in``."""
     least_squares_noise_gain: float
     """By how much an unconstrained linear fit of the latents would amplify white noise; A's gain is 1 / s**2."""
+    fitted_noise_gain: float
+    """The same of the linear map whose nearest orthonormal matrix is A; 1 / s**2 where A itself was sought."""
+    residual_variance_C: Tensor
+    """Variance of ``x - B z`` in each colour channel, mean over the places in a patch."""
+    residual_share_C: Tensor
+    """The same as a share of the channel's own variance."""
     num_patches: int
     """Patches behind the fit."""
+    projection_std: float | None = None
+    """Standard deviation of a random input projection of the trunk; None: the source's behind A."""
 
-    def report(self) -> dict[str, float | int]:
-        """Return the figures of the fit as plain values."""
+    def report(self) -> dict[str, Any]:
+        """Return all figures of the fit as plain values, JSON-serialisable."""
+        channels = zip(self.residual_variance_C.tolist(), self.residual_share_C.tolist(), strict=True)
+        return {
+            **self.figures(),
+            "residual_by_channel": [{"variance": variance, "share": share} for variance, share in channels],
+        }
+
+    def figures(self) -> dict[str, float | int]:
+        """Return the figures of the fit that are one number each."""
         return {
             "scale": self.scale,
+            "noise_gain": 1 / self.scale**2,
+            # k sigma has the odds sigma / (1 - sigma) / s, so the pixels' shift must be s times the latents'.
+            "implied_noise_shift": self.scale,
             "r2_in": self.r2_in,
             "r2_out": self.r2_out,
             "r2_least_squares": self.r2_least_squares,
             "least_squares_noise_gain": self.least_squares_noise_gain,
+            "fitted_noise_gain": self.fitted_noise_gain,
             "num_patches": self.num_patches,
         }
 

@@ -31,7 +31,8 @@ PIXEL_CONFIG: dict[str, Any] = {
 }
 """Config keys that a pixel transformer adds to its source's, with the published 1K values.
 
-``lift_config`` is none, or {"scale": s, "token_dim": d, "wiener": whether it filters the residual} of a ``Lift``.
+``lift_config`` is none, or {"scale": s, "token_dim": d, "wiener": whether it filters the residual} of a ``Lift``, and
+"fit": ``LiftFit.figures``, which only inform.
 """
 
 
@@ -215,6 +216,7 @@ class PixelTransformerMixin(nn.Module):
         head_feature_norm: str = PIXEL_CONFIG["head_feature_norm"],
         lift_scale: float | None = None,
         lift_wiener: bool = False,
+        lift_figures: Mapping[str, float] | None = None,
     ) -> "PixelTransformerMixin":
         """Build the pixel model of a source's config on the meta device: shapes and names, no memory.
 
@@ -225,6 +227,7 @@ class PixelTransformerMixin(nn.Module):
             head_feature_norm: See ``DetailerHead``.
             lift_scale: Scale s of a ``Lift``; none builds the published model.
             lift_wiener: Whether the lift filters the decode's residual.
+            lift_figures: How well the lift fits (``LiftFit.figures``), kept in the config.
 
         Raises:
             GeometryError: If patch, latent patch and head do not fit together.
@@ -233,7 +236,12 @@ class PixelTransformerMixin(nn.Module):
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
         lift = None
         if lift_scale is not None:
-            lift = {"scale": lift_scale, "token_dim": cls.trunk.token_dim(public), "wiener": lift_wiener}
+            lift = {
+                "scale": lift_scale,
+                "token_dim": cls.trunk.token_dim(public),
+                "wiener": lift_wiener,
+                "fit": dict(lift_figures or {}),
+            }
         config = cls.trunk.pixel_config(public, pixel_patch_size // cls.trunk.latent_patch)
         with init_empty_weights(include_buffers=False):
             return cls(
@@ -279,12 +287,13 @@ class PixelTransformerMixin(nn.Module):
             head_feature_norm=head_feature_norm,
             lift_scale=None if lift is None else lift.scale,
             lift_wiener=lift_wiener,
+            lift_figures=None if lift is None else lift.figures(),
         )
         parts = [model.get_submodule(name) for name in cls.trunk.new_parts if name != "lift" or lift is not None]
         for part in parts:
             initialise_like_torch(part.to_empty(device="cpu"), generator=generator)
         if lift is not None:
-            model._start_from(lift, transformer)
+            model._start_from(lift, transformer, generator=generator)
         for part in parts:
             part.to(device=transformer.device, dtype=transformer.dtype)
         dropped = (*(cls.trunk.tail if lift is None else ()), *cls.trunk.new_parts)
@@ -294,7 +303,7 @@ class PixelTransformerMixin(nn.Module):
         return model.train(transformer.training)
 
     @torch.no_grad()
-    def _start_from(self, fit: LiftFit, transformer: Any) -> None:
+    def _start_from(self, fit: LiftFit, transformer: Any, *, generator: torch.Generator) -> None:
         """Set the new parts to the closed form: projection of the lifted pixels, silent head."""
         self.lift.load_fit(fit)
         # The head first learns without the trunk (convert.warm_up), whose features must not disturb it afterwards.
@@ -307,11 +316,13 @@ class PixelTransformerMixin(nn.Module):
             source: Any = transformer.get_submodule(name)
             pixel: Any = self.get_submodule(name)
             weight_wD = source.weight.float().cpu() @ fit.basis_Dd.T
-            pixel.weight.copy_(weight_wD[:, self._patch_order()])
+            pixel.weight.copy_(weight_wD[:, self.patch_order()])
+            if fit.projection_std is not None:
+                nn.init.normal_(pixel.weight, std=fit.projection_std, generator=generator)
             if pixel.bias is not None:
                 pixel.bias.copy_(source.bias.float().cpu())
 
-    def _patch_order(self) -> Tensor:
+    def patch_order(self) -> Tensor:
         """Return, for each value of the trunk's own pixel token, its place in a patch of ``pixel_unshuffle``, (D,)."""
         patch = self.config["pixel_patch_size"]
         places = torch.arange(IMAGE_CHANNELS * patch**2, dtype=torch.float64).view(1, -1, 1, 1)
@@ -343,7 +354,8 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[Pix
         lift, feature_dim, in_channels = own["lift_config"], trunk.width(self), IMAGE_CHANNELS
         if lift:
             trunk.tap_tail(self, lift["token_dim"])
-            self.lift = Lift(patch=own["pixel_patch_size"], stem_channels=channels[-1], **lift)
+            sizes = {key: value for key, value in lift.items() if key != "fit"}
+            self.lift = Lift(patch=own["pixel_patch_size"], stem_channels=channels[-1], **sizes)
             # Latent tokens beside the hidden states, a plane of sigma beside the image.
             feature_dim, in_channels = feature_dim + lift["token_dim"], in_channels + 1
         else:
@@ -389,48 +401,6 @@ def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: 
             expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
             fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
         )
-
-
-def predict_tokens(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
-    """Ask a lifted pixel model for the clean latent tokens behind its image.
-
-    Args:
-        model: As in ``predict_velocity``.
-        noisy_BCHW: Image at noise level sigma, any float dtype.
-        sigma_B: Noise level in [0, 1], 1 is noise.
-        conditioning: The trunk's other arguments.
-
-    Returns:
-        (B, d, h, w), float32.
-    """
-    trunk = unwrapped(model).trunk
-    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
-    return model(**call, **conditioning).tokens_Bdhw
-
-
-def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
-    """Ask a pixel model of any family for the velocity at a noise level.
-
-    Args:
-        model: Pixel transformer, also inside DistributedDataParallel or torch.compile.
-        noisy_BCHW: Image at noise level sigma, any float dtype.
-        sigma_B: Noise level in [0, 1], 1 is noise.
-        conditioning: The trunk's other arguments, as ``Family.collate`` returns them.
-
-    Returns:
-        velocity_BCHW, float32: ``eps - x0``, towards noise.
-    """
-    trunk = unwrapped(model).trunk
-    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
-    return trunk.sign * model(**call, **conditioning, return_dict=False)[0]
-
-
-def unwrapped(model: nn.Module) -> Any:
-    """Return the pixel transformer inside DistributedDataParallel and torch.compile wrappers, or the model itself."""
-    inner: Any = model
-    while not isinstance(inner, PixelTransformerMixin):
-        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
-    return inner
 
 
 def is_under(key: str, prefixes: tuple[str, ...]) -> bool:

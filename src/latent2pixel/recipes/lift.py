@@ -15,7 +15,7 @@ def lift() -> Recipe:
     published = paper()
     return Recipe(
         conversion=replace(published.conversion, initialisation="lift"),
-        # The input projection has a tenth of the source's weights' size or so: with the automatic factor these come near
-        # the published rate. On the miniature 1e-4 stands for its 1e-3 (dev/LOG.md, 2026-11-26).
+        # The fitted projection is small: on the miniature the automatic factor is 7, so that the source's own weights
+        # come near the published rate (dev/LOG.md, 2026-11-26).
         training=replace(published.training, objective="source", learning_rate=5e-6, trunk_rate_factor=None),
     )

@@ -1,9 +1,11 @@
 """Settings of one transfer training; the defaults are the paper's."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from latent2pixel.errors import ConfigError
+from latent2pixel.flow import MIN_SIGMA
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +76,21 @@ class TrainConfig:
     """Euler steps of a validation picture."""
     validation_guidance: float = 2.0
     """The pipeline's guidance for validation pictures."""
+    perceptual: Literal["none", "dino", "exported"] = "none"
+    """Perceptual distance added to the objective "images": of a vision transformer's features, or of an exported
+    network such as LPIPS, see ``train/perceptual.py``. Not of the paper."""
+    perceptual_model: str | None = None
+    """The network's folder ("dino") or file ("exported"); nothing is downloaded."""
+    perceptual_weight: float = 0.1
+    """Factor of the perceptual distance; never tuned, and every network has its own scale."""
+    perceptual_max_sigma: float = 0.5
+    """Images with more noise than this get no perceptual distance; never tuned."""
 
     def __post_init__(self) -> None:
-        """Check ranges.
+        """Check ranges, and that settings fit together.
 
         Raises:
-            ConfigError: A value is out of range.
+            ConfigError: A value is out of range or does not fit the others.
         """
         positive = (
             "batch_size",
@@ -100,6 +111,28 @@ class TrainConfig:
         if self.warmup_steps + self.cooldown_steps > self.steps:
             total = self.warmup_steps + self.cooldown_steps
             raise _out_of_range("warmup_steps + cooldown_steps", total, f"at most steps = {self.steps}")
+        self._check_perceptual()
+
+    def _check_perceptual(self) -> None:
+        if not 0 <= self.perceptual_weight < math.inf:
+            raise _out_of_range("perceptual_weight", self.perceptual_weight, "0 or more")
+        # Below MIN_SIGMA a lifted model's velocity is one of MIN_SIGMA: a gate down there would let none pass.
+        if not MIN_SIGMA <= self.perceptual_max_sigma <= 1:
+            raise _out_of_range("perceptual_max_sigma", self.perceptual_max_sigma, f"a sigma from {MIN_SIGMA} to 1")
+        if (self.perceptual == "none") != (self.perceptual_model is None):
+            raise ConfigError(
+                "The settings perceptual and perceptual_model do not fit together",
+                found=f"perceptual = {self.perceptual}, perceptual_model = {self.perceptual_model}",
+                expected="both, or neither",
+                fix="Set perceptual to dino or exported and perceptual_model to its folder or file, or leave both out.",
+            )
+        if self.perceptual != "none" and self.objective == "source":
+            raise ConfigError(
+                "The objective 'source' predicts latents, and a perceptual distance needs an image",
+                found=f"objective = source, perceptual = {self.perceptual}",
+                expected="objective = images, or perceptual = none",
+                fix="Choose objective=images, or leave perceptual and perceptual_model out.",
+            )
 
 
 def _out_of_range(key: str, found: object, expected: str) -> ConfigError:

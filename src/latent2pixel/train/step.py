@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from latent2pixel.flow import add_noise, sample_sigmas, velocity, velocity_from_clean
-from latent2pixel.model.pixel_transformer import predict_tokens, predict_velocity, unwrapped
+from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas, velocity, velocity_from_clean
+from latent2pixel.model.predict import predict_tokens, predict_velocity, unwrapped
+from latent2pixel.train.perceptual import Perceptual, perceptual_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,14 @@ def draw(
     return Draw(noise_BCHW=noise_BCHW, sigma_B=sigma_B, dropped_B=dropped_B)
 
 
-def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioning: Mapping[str, Any]) -> Tensor:
+def transfer_loss(
+    model: nn.Module,
+    images_BCHW: Tensor,
+    drawn: Draw,
+    conditioning: Mapping[str, Any],
+    *,
+    perceptual: Perceptual | None = None,
+) -> Tensor:
     """Return the flow matching loss of the pixel model on a batch.
 
     Args:
@@ -108,6 +116,7 @@ def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioni
         images_BCHW: Source-made pixels in [-1, 1].
         drawn: Noise and noise levels, on the images' device.
         conditioning: The trunk's conditioning arguments, from ``Family.collate``.
+        perceptual: Adds its weight times ``perceptual_loss``; not of the paper.
 
     Returns:
         Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar. With a lift, below ``MIN_SIGMA``, both
@@ -119,10 +128,25 @@ def transfer_loss(model: nn.Module, images_BCHW: Tensor, drawn: Draw, conditioni
     """
     noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, drawn.sigma_B)
     predicted_BCHW = predict_velocity(model, noisy_BCHW, drawn.sigma_B, conditioning)
+    sigma_B = drawn.sigma_B
     if unwrapped(model).config["lift_config"]:
-        # The model predicts the image and divides by max(sigma, MIN_SIGMA): so must its target, or it could not be met.
-        return F.mse_loss(predicted_BCHW, velocity_from_clean(noisy_BCHW, images_BCHW, drawn.sigma_B))
-    return F.mse_loss(predicted_BCHW, velocity(images_BCHW, drawn.noise_BCHW))
+        # The model predicts the image and divides by max(sigma, MIN_SIGMA): so must its target, or it could not be met,
+        # and by the same sigma its velocity leads back to its image.
+        target_BCHW = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
+        sigma_B = sigma_B.clamp_min(MIN_SIGMA)
+    else:
+        target_BCHW = velocity(images_BCHW, drawn.noise_BCHW)
+    loss = F.mse_loss(predicted_BCHW, target_BCHW)
+    if perceptual is None:
+        return loss
+    return loss + perceptual.weight * perceptual_loss(
+        predicted_BCHW,
+        noisy_BCHW,
+        images_BCHW,
+        sigma_B,
+        distance=perceptual.distance,
+        max_sigma=perceptual.max_sigma,
+    )
 
 
 def distillation_loss(

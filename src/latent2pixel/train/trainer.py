@@ -24,9 +24,11 @@ from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.io.images import bytes_of
 from latent2pixel.model import freezing
-from latent2pixel.model.pixel_transformer import is_under, unwrapped
+from latent2pixel.model.pixel_transformer import is_under
+from latent2pixel.model.predict import unwrapped
 from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
 from latent2pixel.train.config import TrainConfig
+from latent2pixel.train.perceptual import LOADERS, Perceptual
 from latent2pixel.train.step import (
     Latents,
     Teacher,
@@ -81,8 +83,8 @@ def train(
         validate: Called every ``validate_every`` steps and at the end.
 
     Raises:
-        ConfigError: Objective and model do not fit together.
-        CheckpointError: A checkpoint is damaged or of another run.
+        ConfigError: Objective and model do not fit together, or the perceptual model is no distance of images.
+        CheckpointError: A checkpoint is damaged or of another run, or the perceptual model is damaged.
         StateError: The run folder is already beyond ``config.steps``.
     """
     run = _Run(pipe, dataset, encoded, out=out, config=config, latents=latents)
@@ -142,6 +144,13 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(pipe.transformer, optimizer)
         if self.teacher is not None:
             self.teacher.model.to(self.accelerator.device)
+        self.perceptual = None
+        if config.perceptual_model is not None:
+            self.perceptual = Perceptual(
+                distance=LOADERS[config.perceptual](Path(config.perceptual_model), device=self.accelerator.device),
+                weight=config.perceptual_weight,
+                max_sigma=config.perceptual_max_sigma,
+            )
         self.average = EMAModel(self.trainable.values(), decay=config.ema_decay) if config.ema_decay else None
         self.step, self.seconds = 0, 0.0
 
@@ -265,7 +274,7 @@ class _Run:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             if self.teacher is not None:
                 return distillation_loss(self.model, images_BCHW, drawn, conditioning, teacher=self.teacher)
-            return transfer_loss(self.model, images_BCHW, drawn, conditioning)
+            return transfer_loss(self.model, images_BCHW, drawn, conditioning, perceptual=self.perceptual)
 
     def _log(self, loss: float, bar: tqdm) -> None:
         if not self.accelerator.is_main_process:

@@ -47,8 +47,9 @@ logger = logging.getLogger(__name__)
 
 NUM_SHOWN = 12
 """Pictures of the first look, and pairs in the report."""
-DEFAULT_STEPS = 1000
-"""Training steps of a recipe that starts at random: seven minutes of the miniature's fifteen."""
+DEFAULT_STEPS = {"images": 1000, "source": 300}
+"""Training steps for each objective: of the miniature's fifteen minutes, seven from a random start, three from a
+lift."""
 NUM_CURVE_POINTS = 4
 """Points of the score curve."""
 CURVE_CAPTIONS = 60
@@ -112,7 +113,8 @@ class _Demo:
         self.source = SHIPPED_SOURCE if is_shipped else find_pipeline_folder(config.source)
         recipe = require_recipe(config.recipe)
         self.recipe: Recipe = miniature(recipe) if is_shipped else recipe
-        self.steps = config.steps if config.steps is not None else self._default_steps()
+        default_steps = DEFAULT_STEPS[self.recipe.training.objective]
+        self.steps = config.steps if config.steps is not None else default_steps
         self.size_px = config.image_size_px or self.recipe.training.image_size_px
         self.batch_size = max(1, SAMPLING_PIXELS // self.size_px**2)
         # On most CPUs bfloat16 is slower than float32; another source keeps its own dtype.
@@ -128,9 +130,6 @@ class _Demo:
         self._stage("sample", self._sample_heldout)
         costs = self._stage("cost", self._costs)
         return self._report(transferred, costs)
-
-    def _default_steps(self) -> int:
-        return 0 if self.recipe.conversion.initialisation == "lift" else DEFAULT_STEPS
 
     def _claim(self) -> None:
         """Write ``demo.yaml``, or check that the folder's own is the same."""
@@ -245,6 +244,7 @@ class _Demo:
             self.out / "images",
             self.out / "train",
             config=settings,
+            source=self.source,
             on_validate=self._score_curve_point,
             announce=self.announce,
         )

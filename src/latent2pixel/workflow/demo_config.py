@@ -22,8 +22,7 @@ class DemoConfig:
     warm_up_steps: int = 1000
     """Steps in which the head of recipe lift learns without the trunk."""
     steps: int | None = None
-    """Training steps; none means 1000, or 0 with recipe lift: after its warm-up, training on the images lowers the
-    error and the score (dev/LOG.md, 2026-11-25)."""
+    """Training steps; none means 1000 towards the images, 300 towards the source, as recipe lift does."""
     image_size_px: int | None = None
     """Size of all images; none means that of the recipe: 64 for the miniature, 1024 for another source."""
     guidance_scale: float = 2.0

@@ -15,6 +15,7 @@ from torch import Tensor
 import latent2pixel
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert.convert import RECORD_NAME
+from latent2pixel.convert.initialise import latent_tokens
 from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.text_cache import TextCache
 from latent2pixel.errors import ConfigError, GeometryError, StateError
@@ -91,7 +92,9 @@ def transfer(
     dataset = ImageFolderDataset(images, config.image_size_px)
     share = freezing.describe(pipe.transformer, trained_names(pipe.transformer, config))
     config = replace(config, trunk_rate_factor=rate_factor_of(pipe.transformer, config))
-    latents = _source_latents(folder, source) if config.objective == "source" else None
+    latents = None
+    if config.objective == "source":
+        latents = _source_latents(folder, source, patch_size=pipe.transformer.config.pixel_patch_size)
     _claim(out, model=model, images=images, config=config)
     announce(
         f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
@@ -129,7 +132,7 @@ def transfer(
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
 
 
-def _source_latents(model: Path, source: str | Path | None) -> Latents:
+def _source_latents(model: Path, source: str | Path | None, *, patch_size: int) -> Latents:
     """Return the function from images to latent tokens of the source behind a converted model."""
     if (model / TRAINING_RECORD).exists():
         raise StateError(
@@ -155,9 +158,18 @@ def _source_latents(model: Path, source: str | Path | None) -> Latents:
     pipe.vae.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def latents(images_BCHW: Tensor) -> Tensor:
-        return family.tokens(family.latents(pipe, images_BCHW))
+        return latent_tokens(pipe, images_BCHW, family=family, patch_size=patch_size)
 
     return latents
+
+
+def recipe_of(model: Path) -> str:
+    """Return the name of the recipe with which a model was converted, "paper" if it has no record."""
+    path = model / RECORD_NAME
+    if not path.exists():
+        return "paper"
+    record = read_json(path)
+    return "lift" if "lift" in record else str(record["settings"]["recipe"])
 
 
 def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> Tensor:

@@ -1,0 +1,53 @@
+"""Asking a pixel model of any family, wrapped or not, for its prediction.
+
+Shape letters: B batch, C channels, H height, W width, d values of a latent token, h and w the token grid.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from latent2pixel.model.pixel_transformer import PixelTransformerMixin
+
+
+def predict_tokens(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+    """Ask a lifted pixel model for the clean latent tokens behind its image.
+
+    Args:
+        model: As in ``predict_velocity``.
+        noisy_BCHW: Image at noise level sigma, any float dtype.
+        sigma_B: Noise level in [0, 1], 1 is noise.
+        conditioning: The trunk's other arguments.
+
+    Returns:
+        (B, d, h, w), float32.
+    """
+    trunk = unwrapped(model).trunk
+    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    return model(**call, **conditioning).tokens_Bdhw
+
+
+def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+    """Ask a pixel model of any family for the velocity at a noise level.
+
+    Args:
+        model: Pixel transformer, also inside DistributedDataParallel or torch.compile.
+        noisy_BCHW: Image at noise level sigma, any float dtype.
+        sigma_B: Noise level in [0, 1], 1 is noise.
+        conditioning: The trunk's other arguments, as ``Family.collate`` returns them.
+
+    Returns:
+        velocity_BCHW, float32: ``eps - x0``, towards noise.
+    """
+    trunk = unwrapped(model).trunk
+    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    return trunk.sign * model(**call, **conditioning, return_dict=False)[0]
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """Return the pixel transformer inside DistributedDataParallel and torch.compile wrappers, or the model itself."""
+    inner: Any = model
+    while not isinstance(inner, PixelTransformerMixin):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    return inner
