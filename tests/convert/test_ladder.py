@@ -37,10 +37,11 @@ def either(request):
 
 
 def lifted_pipeline(name):
-    """As converted, but for an offset of the lift that is not zero."""
+    """As converted, but for offsets of lift and decode that are not zero."""
     pipe = tiny_pixel_pipeline(name, lift=tiny_lift())
     with torch.no_grad():
         pipe.transformer.lift.offset_d.copy_(noise(16, seed=5))
+        pipe.transformer.lift.decode.bias.copy_(noise(3 * 16**2, seed=7))
     return pipe
 
 
@@ -111,7 +112,9 @@ def test_all_else_is_shared_with_the_old_model(either):
 
 
 def test_dtype_and_mode_are_kept_without_rounding(either):
-    exact = double_patch(either).transformer.to(torch.bfloat16).state_dict()
+    exact = double_patch(either).transformer
+    assert not exact.training
+    exact = exact.to(torch.bfloat16).state_dict()
     either.transformer.to(torch.bfloat16).train()
     doubled = double_patch(either).transformer
     assert doubled.training

@@ -295,8 +295,6 @@ def _ridge_regression(moments: _Moments, *, noise_gain: float) -> Tensor:
     # The gain falls with the ridge: at `high` it is at most `noise_gain`, since it is below |rotated|^2 / ridge^2.
     low = RIDGE * float(variance_D1.mean())
     high = max(low, float((rotated_Dd.square().sum(0).mean() / noise_gain).sqrt()))
-    if _noise_gain(rotated_Dd / (variance_D1 + low)) <= noise_gain:
-        high = low
     for _ in range(BISECTIONS):
         middle = (low * high) ** 0.5
         if _noise_gain(rotated_Dd / (variance_D1 + middle)) > noise_gain:
