@@ -52,6 +52,7 @@ def test_dry_run_writes_nothing(source_folder, tmp_path):
         (["--recipe", "papr"], ConfigError),
         (["--recipe", "lift"], ConfigError),
         (["--images", "pictures"], ConfigError),
+        (["--prompts", "prompts.jsonl"], ConfigError),
         (["--warm-up-steps", "5"], ConfigError),
         (["--recipe", "lift", "--warm-up-steps", "-1"], ConfigError),
         (["--input-map", "ridge"], ConfigError),

@@ -13,6 +13,7 @@ from tests.tiny import PROMPTS, save_tiny_pipeline, tiny_lift, tiny_pixel_pipeli
 
 from latent2pixel.config import build_config, load_yaml
 from latent2pixel.convert.convert import RECORD_NAME
+from latent2pixel.convert.ladder import climb
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import save_image
@@ -128,3 +129,11 @@ def test_objective_source_finds_the_source_in_the_conversions_record(lifted, tmp
     (converted / RECORD_NAME).write_text(json.dumps({"source": str(source), "lift": {}}))
     assert recipe_of(converted) == "lift"
     assert transfer(converted, images, tmp_path / "run", config=SOURCE_CONFIG).training.steps == 2
+
+
+def test_objective_source_sees_the_latents_of_a_doubled_patch(lifted, tmp_path):
+    """The source's VAE must see the images at half their size: one latent token for each larger patch."""
+    source, model, images = lifted
+    doubled = climb(model, tmp_path / "doubled").folder
+    report = transfer(doubled, images, tmp_path / "run", config=SOURCE_CONFIG, source=source)
+    assert len(report.training.losses) == 2

@@ -20,6 +20,10 @@ def convert(
     images: Annotated[
         Path | None, typer.Option(help="Recipe lift: about 1000 images of the source, from `l2p data synthesize`.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Recipe lift: let the source fill --images from these JSON lines of prompts first."),
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Width and height of these images, in pixels.")] = 1024,
     warm_up_steps: Annotated[
         int | None,
@@ -49,6 +53,7 @@ def convert(
     published = recipes.require_recipe(recipe).conversion
     for flag, value in (
         ("--images", images),
+        ("--prompts", prompts),
         ("--warm-up-steps", warm_up_steps),
         ("--input-map", input_map),
     ):
@@ -62,18 +67,19 @@ def convert(
     if warm_up_steps is None:
         warm_up_steps = published.warm_up_steps
     chosen_map = published.input_map if input_map is None else cast("InputMap", input_map)
+    config = ConversionConfig(
+        patch_size=patch_size,
+        head=channels,
+        freezing=published.freezing,
+        num_blocks=num_blocks,
+        initialisation=published.initialisation,
+        input_map=chosen_map,
+        warm_up_steps=warm_up_steps,
+        seed=seed,
+    )
+    # Also before images are made, which can take an hour.
+    plan, _ = plan_folder(find_pipeline_folder(source), config)
     if dry_run:
-        config = ConversionConfig(
-            patch_size=patch_size,
-            head=channels,
-            freezing=published.freezing,
-            num_blocks=num_blocks,
-            initialisation=published.initialisation,
-            input_map=chosen_map,
-            warm_up_steps=warm_up_steps,
-            seed=seed,
-        )
-        plan, _ = plan_folder(find_pipeline_folder(source), config)
         typer.echo(json.dumps(plan.counts()) if as_json else plan.describe())
         return
     report = run(
@@ -83,7 +89,9 @@ def convert(
         recipe=published.freezing,
         head=channels,
         num_blocks=num_blocks,
-        fit_images=_fit_images(images, image_size) if published.initialisation == "lift" else None,
+        fit_images=_fit_images(source, images, prompts, image_size=image_size, seed=seed)
+        if published.initialisation == "lift"
+        else None,
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
         seed=seed,
@@ -103,20 +111,21 @@ def convert(
     typer.echo(str(report.folder))
 
 
-def _fit_images(folder: Path | None, image_size: int) -> "FitImages":
-    from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
-    from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
+def _fit_images(source: str, folder: Path | None, prompts: Path | None, *, image_size: int, seed: int) -> "FitImages":
     from latent2pixel.errors import ConfigError
+    from latent2pixel.workflow.fit_images import load_fit_images, make_fit_images
 
     if folder is None:
         raise ConfigError(
             "The recipe lift is fitted on images of the source",
             found="no --images",
             expected="a folder of about 1000 images, as `l2p data synthesize` writes it",
-            fix="Pass it with --images FOLDER and its --image-size, or choose the recipe paper.",
+            fix="Pass it with --images FOLDER and --image-size, and --prompts FILE to have it filled; or choose the "
+            "recipe paper.",
         )
-    dataset = ImageFolderDataset(folder, image_size)
-    return FitImages(name=str(folder), images=FirstImages(dataset, NUM_FIT_IMAGES))
+    if prompts is None:
+        return load_fit_images(folder, image_size)
+    return make_fit_images(source, prompts, folder, size_px=image_size, seed=seed)
 
 
 def parse_head(text: str) -> str | tuple[int, ...]:

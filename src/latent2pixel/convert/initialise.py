@@ -208,7 +208,6 @@ class LiftStatistics:
             raise _no_fit(r2_in, self.num_patches)
         decode_Dd = torch.linalg.solve(_ridged(cov_dd), cov_Dd.T).T
         residual_DD = cov_DD - decode_Dd @ cov_Dd.T - cov_Dd @ decode_Dd.T + decode_Dd @ cov_dd @ decode_Dd.T
-        variance_D, vectors_DD = torch.linalg.eigh((residual_DD + residual_DD.T) / 2)
         least_squares_dD = torch.linalg.solve(_ridged(cov_DD), cov_Dd).T
         # The values of a patch are ordered by channel first.
         residual_C, pixels_C = (each.diagonal().view(IMAGE_CHANNELS, -1).mean(1) for each in (residual_DD, cov_DD))
@@ -218,10 +217,9 @@ class LiftStatistics:
             offset_d=(basis_Dd.T @ moments.mean_D - scale * moments.mean_d).float(),
             decode_weight_Dd=decode_Dd.float(),
             decode_bias_D=(moments.mean_D - decode_Dd @ moments.mean_d).float(),
-            residual_basis_DD=vectors_DD.float(),
-            residual_variance_D=variance_D.clamp(min=0).float(),
+            residual_DD=((residual_DD + residual_DD.T) / 2).float(),
             r2_in=r2_in,
-            r2_out=float(1 - variance_D.clamp(min=0).sum() / cov_DD.trace()),
+            r2_out=float(1 - residual_DD.trace() / cov_DD.trace()),
             r2_least_squares=float((least_squares_dD * cov_Dd.T).sum() / cov_dd.trace()),
             least_squares_noise_gain=float(least_squares_dD.square().sum(1).mean()),
             fitted_noise_gain=fitted_noise_gain,

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
-from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
-from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.judge import audit
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
@@ -37,6 +35,7 @@ from latent2pixel.recipes import Recipe, miniature, require_recipe
 from latent2pixel.report.content import CostRow, ImagePair, ReportContent, Stage
 from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
+from latent2pixel.workflow.fit_images import load_fit_images
 from latent2pixel.workflow.transfer import TransferReport, transfer
 from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
 from latent2pixel.world.levels import require_level
@@ -216,16 +215,14 @@ class _Demo:
             head=settings.head,
             head_feature_norm=settings.head_feature_norm,
             num_blocks=settings.num_blocks,
-            fit_images=self._fit_images() if settings.initialisation == "lift" else None,
+            fit_images=load_fit_images(self.out / "images", self.size_px)
+            if settings.initialisation == "lift"
+            else None,
             warm_up_steps=self.config.warm_up_steps,
             seed=self.config.seed,
             torch_dtype=self.dtype,
         )
         self.announce(report.plan.describe())
-
-    def _fit_images(self) -> FitImages:
-        dataset = ImageFolderDataset(self.out / "images", self.size_px)
-        return FitImages(name=str(self.out / "images"), images=FirstImages(dataset, NUM_FIT_IMAGES))
 
     def _train(self) -> TransferReport:
         settings = replace(
