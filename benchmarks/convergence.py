@@ -352,7 +352,8 @@ def draw_figure(rows: list[Row], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
-    for recipe in ("paper", "released", "lift"):
+    measured = {row["recipe"] for row in rows}
+    for recipe in (name for name in ("paper", "released", "lift") if name in measured):
         steps = sorted({row["step"] for row in rows if row["recipe"] == recipe and row["step"]})
         groups = [[row for row in rows if (row["recipe"], row["step"]) == (recipe, step)] for step in steps]
         for line, key in enumerate(("score", "error")):
