@@ -148,9 +148,7 @@ class Bench:
         """Train a published recipe as the demo does, and look at some steps."""
         recipe = miniature(RECIPES[name]())
         pipe = build_pixel_pipeline(self.open_source(), head=recipe.conversion.head, seed=self.seed)
-        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
-        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
-        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
+        dataset, encoded = self.training_data(pipe)
         rows = [self.seen(pipe, name, 0, 0.0)]
         looking, started = [0.0], time.perf_counter()
 
@@ -163,6 +161,12 @@ class Bench:
         settings = replace(recipe.training, seed=self.seed, steps=max(TRAINED_STEPS), validate_every=10)
         train(pipe, dataset, encoded.__getitem__, out=self.out / name, config=settings, validate=look)
         return rows
+
+    def training_data(self, pipe: Any) -> tuple[ImageFolderDataset, dict[str, Any]]:
+        """Return the source's images and the embeddings of their captions."""
+        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
+        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
+        return dataset, dict(zip(texts, family.encode(pipe, texts), strict=True))
 
     def lifted(self, *, steps: int, wiener: bool = False, input_map: InputMap = "procrustes") -> tuple[Any, float]:
         """Return a pipeline of the recipe lift and the seconds of its conversion, encoding and fit included."""
@@ -204,9 +208,8 @@ class Bench:
         pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS))
         whole = {key: value.clone() for key, value in pipe.transformer.state_dict().items()}
         recipe, source = miniature(RECIPES["lift"]()), self.open_source()
-        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
-        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
-        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
+        family = family_of(pipe.transformer)
+        dataset, encoded = self.training_data(pipe)
         rows = []
         for name, changes in GOING_ON.items():
             pipe.transformer.load_state_dict(whole)

@@ -151,7 +151,8 @@ def test_calibrated_tokens_have_the_statistics_of_noisy_latents():
         sigma = level / (len(lift.gain_S) - 1)
         sigma_B = torch.full((len(images_BCHW),), sigma)
         noisy_BCHW = add_noise(images_BCHW, noise(*images_BCHW.shape, seed=3), sigma_B)
-        lift.calibrate(level, lift.enter(noisy_BCHW, sigma_B, told=False), true_Bdhw)
+        plain = lift.enter(noisy_BCHW, sigma_B, told=False)
+        lift.calibrate(level, plain.tokens_Bdhw, true_Bdhw, lifted_sigma=plain.sigma_B[0].item())
         lifted = lift.enter(noisy_BCHW, sigma_B)
         clock = lifted.sigma_B[0].item()
         error_Bdhw = lifted.tokens_Bdhw - (1 - clock) * true_Bdhw

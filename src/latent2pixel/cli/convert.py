@@ -1,6 +1,7 @@
 """``l2p convert``: a latent source becomes an untrained pixel model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -47,23 +48,14 @@ def convert(
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run
     from latent2pixel.convert.convert import plan_folder
-    from latent2pixel.errors import ConfigError
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
-    for flag, value in (
-        ("--images", images),
-        ("--prompts", prompts),
-        ("--warm-up-steps", warm_up_steps),
-        ("--input-map", input_map),
-    ):
-        if value is not None and published.initialisation != "lift":
-            raise ConfigError(
-                f"The recipe {recipe} is not fitted on images",
-                found=f"{flag} {value}",
-                expected=f"{flag} together with --recipe lift",
-                fix=f"Add --recipe lift, or leave {flag} out.",
-            )
+    if published.initialisation != "lift":
+        only_lift = {
+            "--images": images, "--prompts": prompts, "--warm-up-steps": warm_up_steps, "--input-map": input_map,
+        }  # fmt: skip
+        _require_absent(only_lift, recipe=recipe)
     if warm_up_steps is None:
         warm_up_steps = published.warm_up_steps
     chosen_map = published.input_map if input_map is None else cast("InputMap", input_map)
@@ -109,6 +101,19 @@ def convert(
         err=True,
     )
     typer.echo(str(report.folder))
+
+
+def _require_absent(options: Mapping[str, object], *, recipe: str) -> None:
+    from latent2pixel.errors import ConfigError
+
+    for flag, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"The recipe {recipe} is not fitted on images",
+                found=f"{flag} {value}",
+                expected=f"{flag} together with --recipe lift",
+                fix=f"Add --recipe lift, or leave {flag} out.",
+            )
 
 
 def _fit_images(source: str, folder: Path | None, prompts: Path | None, *, image_size: int, seed: int) -> "FitImages":

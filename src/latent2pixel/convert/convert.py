@@ -139,7 +139,7 @@ def convert(
         source: Pipeline folder, or ``owner/name`` on the Hub.
         out: Folder to make.
         patch_size: Pixels per token and axis.
-        recipe: Freezing preset, ``"paper"`` or ``"released"``; only recorded and reported here, training applies it.
+        recipe: Freezing preset, of ``model.freezing.PRESETS``; only recorded and reported here, training applies it.
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         num_blocks: Blocks at each end of the trunk that train.

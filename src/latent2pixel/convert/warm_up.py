@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.convert.images import FitImages
 from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas
-from latent2pixel.model.lift import NUM_LEVELS, LiftedInput
+from latent2pixel.model.lift import NUM_LEVELS
 
 CROP_PX = 256
 """Larger images are cropped to this: head and stem are convolutions, so memory and time do not grow with the image."""
@@ -150,14 +150,11 @@ def _calibrate(
             noisy_BCHW, sigma_B = add_noise(clean_BCHW, noise_BCHW, sigma_B).to(device), sigma_B.to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 correction_Bdhw = model.lift_in(noisy_BCHW, sigma_B).correction_Bdhw
-            seen.append(model.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=correction_Bdhw, told=False))
+            lifted = model.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=correction_Bdhw, told=False)
+            seen.append(lifted.tokens_Bdhw)
             true.append(tokens_Bdhw.to(device))
-        lifted = LiftedInput(
-            image_BCHW=torch.cat([part.image_BCHW for part in seen]),
-            tokens_Bdhw=torch.cat([part.tokens_Bdhw for part in seen]),
-            sigma_B=torch.cat([part.sigma_B for part in seen]),
-        )
-        model.lift.calibrate(level, lifted, torch.cat(true))
+        lifted_sigma = lifted.sigma_B[0].item()  # one level, one sigma'
+        model.lift.calibrate(level, torch.cat(seen), torch.cat(true), lifted_sigma=lifted_sigma)
 
 
 class _Crops:

@@ -96,6 +96,18 @@ class LiftedInput:
     """sigma', their noise level: the trunk's clock."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LiftedEnds:
+    """What the head and the stem make of a noisy image before the trunk runs."""
+
+    skips: list[Tensor]
+    """Features of the head's down path, finest first."""
+    coarse_BChw: Tensor
+    """Its coarsest features."""
+    correction_Bdhw: Tensor
+    """The stem's estimate of what the lift misses of the latent tokens, float32."""
+
+
 class Lift(nn.Module):
     """Fixed lift, trainable stem and decode, and if asked for a Wiener filter of what the decode leaves.
 
@@ -241,25 +253,24 @@ class Lift(nn.Module):
         return 1 / (self.scale + (1 - self.scale) * sigma)
 
     @torch.no_grad()
-    def calibrate(self, level: int, lifted: LiftedInput, tokens_Bdhw: Tensor) -> None:
+    def calibrate(self, level: int, seen_Bdhw: Tensor, tokens_Bdhw: Tensor, *, lifted_sigma: float) -> None:
         """Set gain and misfit of a noise level by regression of lifted tokens on the true ones.
 
         Args:
             level: Place in the tables.
-            lifted: What ``enter`` made of noisy images of that level with ``told=False``.
+            seen_Bdhw: The tokens that ``enter`` made of noisy images of that level with ``told=False``.
             tokens_Bdhw: Their latent tokens, best of images on which the stem was not trained.
+            lifted_sigma: sigma' of that level, as ``enter`` returned it.
         """
-        signal_B111 = 1 - lifted.sigma_B.view(-1, 1, 1, 1)
-        if bool((signal_B111 < SMALLEST_SIGNAL).any()):  # only noise is left to look at: as one level below
+        signal = 1 - lifted_sigma
+        if signal < SMALLEST_SIGNAL:  # only noise is left to look at: as one level below
             self.gain_S[level], self.misfit_S[level] = self.gain_S[level - 1], self.misfit_S[level - 1]
             return
         over = (0, 2, 3)
         centred_Bdhw = tokens_Bdhw - tokens_Bdhw.mean(over, keepdim=True)
-        seen_Bdhw = lifted.tokens_Bdhw / signal_B111
-        seen_Bdhw = seen_Bdhw - seen_Bdhw.mean(over, keepdim=True)
+        seen_Bdhw = (seen_Bdhw - seen_Bdhw.mean(over, keepdim=True)) / signal
         gain = (seen_Bdhw * centred_Bdhw).mean() / centred_Bdhw.square().mean()
-        noise_B111 = lifted.sigma_B.view(-1, 1, 1, 1) / signal_B111
-        misfit = (seen_Bdhw - gain * centred_Bdhw).square().mean() - noise_B111.square().mean()
+        misfit = (seen_Bdhw - gain * centred_Bdhw).square().mean() - (lifted_sigma / signal) ** 2
         self.gain_S[level], self.misfit_S[level] = gain, misfit.clamp(min=0)
         self.token_mean_d.copy_(tokens_Bdhw.mean(over))
 

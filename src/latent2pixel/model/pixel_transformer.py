@@ -19,7 +19,7 @@ from latent2pixel.errors import GeometryError
 from latent2pixel.flow import velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
-from latent2pixel.model.lift import Lift, LiftedInput, LiftFit
+from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
 from latent2pixel.model.trunk import Grid, Trunk
 
 IMAGE_CHANNELS = 3
@@ -42,18 +42,6 @@ class PixelTransformerOutput(Transformer2DModelOutput):
 
     tokens_Bdhw: Tensor | None = None
     """With a lift: the clean latent tokens that the trunk predicts, float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiftedEnds:
-    """What the head and the stem make of a noisy image before the trunk runs."""
-
-    skips: list[Tensor]
-    """Features of the head's down path, finest first."""
-    coarse_BChw: Tensor
-    """Its coarsest features."""
-    correction_Bdhw: Tensor
-    """The stem's estimate of what the lift misses of the latent tokens, float32."""
 
 
 class PixelTransformerMixin(nn.Module):

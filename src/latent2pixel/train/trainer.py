@@ -355,13 +355,15 @@ def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
     if config.trunk_rate_factor is not None:
         return config.trunk_rate_factor
     trained, new_parts = set(trained_names(model, config)), unwrapped(model).trunk.new_parts
-    squares: dict[bool, list[Tensor]] = {True: [], False: []}
+    sums, counts = {True: 0.0, False: 0.0}, {True: 0, False: 0}
     for name, parameter in unwrapped(model).named_parameters():
         if name in trained and parameter.ndim > 1:
-            squares[is_under(name, new_parts)].append(parameter.detach().float().square().flatten())
-    if not squares[True] or not squares[False]:
+            is_new = is_under(name, new_parts)
+            sums[is_new] += parameter.detach().float().square().sum().item()
+            counts[is_new] += parameter.numel()
+    if not counts[True] or not counts[False]:
         return 1.0
-    new, kept = (torch.cat(squares[key]).mean().sqrt().item() for key in (True, False))
+    new, kept = ((sums[key] / counts[key]) ** 0.5 for key in (True, False))
     return kept / new
 
 
