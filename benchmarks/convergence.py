@@ -1,23 +1,24 @@
 """Recipes against each other on the miniature: validation error and score against steps and seconds.
 
-python benchmarks/convergence.py OUT [--seeds 0 1 2] [--quick] [--source FOLDER] [--json]
+python benchmarks/convergence.py OUT [--seeds 0 1 2] [--arms NAME ...] [--quick] [--source FOLDER] [--json]
 
 For each seed the source draws images of 600 captions x 2. Recipes `paper` and `released` train for 1000 steps and are
 seen at 10, 100, 400 and 1000. Recipe `lift` converts with warm-ups of several lengths, each a run of its own. From the
 longest every part is taken away in turn, and it is trained on: towards its source, the same at the output side alone,
 and towards the images as published. Validation: squared
 velocity error on 96 source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out
-captions. OUT keeps every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100
-and 1000 (`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only.
+captions; patch grid: their ratio of steps at the borders of patches (`latent2pixel.evaluate.patch_grid`). OUT keeps
+every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100 and 1000
+(`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only, looked at less often.
 """
 
 import argparse
 import json
-import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convergence_report import Row, draw_figure, draw_strip, levels, levels_table, table, to_the_papers_end
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.convert.config import InputMap
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
@@ -34,14 +36,15 @@ from latent2pixel.convert.warm_up import WarmUp, warm_up
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.evaluate.patch_grid import patch_grid_ratio
 from latent2pixel.families import family_of
 from latent2pixel.flow import add_noise, velocity_from_clean
-from latent2pixel.io.images import image_grid, load_image, save_image
+from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.model.predict import predict_velocity
 from latent2pixel.recipes import RECIPES, miniature
 from latent2pixel.train import train
-from latent2pixel.world.captions import draw_captions, heldout_captions
+from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.score import score_images
 from latent2pixel.world.source_model import SHIPPED_SOURCE
@@ -51,6 +54,8 @@ NUM_VALIDATION_IMAGES, NUM_CAPTIONS, SIZE_PX, PATCH, NUM_SHOWN = 96, 120, 64, 16
 LEVEL = require_level("easy")
 TRAINED_STEPS = (10, 100, 400, 1000)
 WARM_UP_STEPS = (0, 10, 100, 300, 1000)
+QUICK_STEPS = (100, 300, 1000)
+"""Steps at which a quick run looks, of either recipe."""
 GO_ON_STEPS = 300
 GOING_ON: dict[str, dict[str, Any]] = {
     "lift and its source": {},
@@ -59,11 +64,7 @@ GOING_ON: dict[str, dict[str, Any]] = {
     "lift and the images": {"objective": "images", "learning_rate": 1e-3, "trunk_rate_factor": 0.1},
 }
 """What the longest warm-up goes on with: settings that differ from those of recipe lift."""
-STRIP_STEPS = (0, 10, 100, 1000)
-SHARES = (0.5, 0.8, 0.9, 0.95)
-"""Shares of the source's score whose first step and second are looked for."""
 SAMPLING: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 2.0, "height": SIZE_PX, "width": SIZE_PX}
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -72,17 +73,19 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", default=Path("l2p-convergence"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--source", default=str(SHIPPED_SOURCE), help="pipeline folder of another tiny source")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="which parts to run or show")
     parser.add_argument("--quick", action="store_true", help="seed 0, recipes paper and lift only")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     arguments = parser.parse_args()
     seeds = [0] if arguments.quick else arguments.seeds
+    arms = QUICK_ARMS if arguments.quick else arguments.arms
+    folders = {seed: arguments.out / (f"seed-{seed}" + ("-quick" if arguments.quick else "")) for seed in seeds}
     rows = []
-    for seed in seeds:
-        bench = Bench(find_pipeline_folder(arguments.source), arguments.out / f"seed-{seed}", seed)
-        rows += bench.rows(quick=arguments.quick)
+    for seed, folder in folders.items():
+        rows += Bench(find_pipeline_folder(arguments.source), folder, seed, quick=arguments.quick).rows(arms)
     draw_figure(rows, arguments.out / "convergence.png")
-    draw_strip(arguments.out / f"seed-{seeds[0]}", arguments.out / "strip.png")
-    machine = {"date": date.today().isoformat(), "cores": os.cpu_count(), "torch": torch.__version__}
+    draw_strip(folders[seeds[0]], arguments.out / "strip.png")
+    machine = {"date": date.today().isoformat(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     result = {"rows": rows, "levels": levels(rows), "to_paper": [to_the_papers_end(rows, seed) for seed in seeds]}
     if arguments.json:
         print(json.dumps(result | machine))
@@ -90,34 +93,24 @@ def main() -> None:
     print(table(rows))
     print(levels_table(result["levels"]))
     print("\n".join(json.dumps(each) for each in result["to_paper"]))
-    print(f"{machine['date']}, {machine['cores']} cores {platform.machine()}, torch {machine['torch']}")
+    print(f"{machine['date']}, {machine['threads']} threads {platform.machine()}, torch {machine['torch']}")
 
 
 class Bench:
     """All arms of one seed and the folder that keeps their results."""
 
-    def __init__(self, source: Path, out: Path, seed: int) -> None:
-        self.source, self.out, self.seed = source, out, seed
+    def __init__(self, source: Path, out: Path, seed: int, *, quick: bool) -> None:
+        self.source, self.out, self.seed, self.quick = source, out, seed, quick
 
-    def rows(self, *, quick: bool) -> list[Row]:
+    def rows(self, arms: Sequence[str]) -> list[Row]:
         """Return the measured points of this seed; finished arms come from their files."""
-        arms: dict[str, Callable[[], list[Row]]] = {
-            "source": self.source_rows,
-            "lift": self.lift_rows,
-            "paper": lambda: self.trained_rows("paper"),
-        }
-        if not quick:
-            arms |= {
-                "going on": self.going_on_rows,
-                "other starts": self.other_start_rows,
-                "released": lambda: self.trained_rows("released"),
-            }
         self.make_images()
         rows: list[Row] = []
-        for name, run in arms.items():
+        for name in arms:
             path = self.out / f"{name.replace(' ', '-')}.json"
             if not path.exists():
-                path.write_text(json.dumps([{"seed": self.seed} | row for row in run()]))
+                print(f"seed {self.seed}: {name}", file=sys.stderr)
+                path.write_text(json.dumps([{"seed": self.seed} | row for row in ARMS[name](self)]))
             rows += json.loads(path.read_text())
         return rows
 
@@ -142,19 +135,19 @@ class Bench:
 
     def source_rows(self) -> list[Row]:
         """Return the source's own score."""
-        return [{"recipe": "source", "step": 0, "seconds": 0.0} | self.score(self.open_source())]
+        return [{"recipe": "source", "step": 0, "seconds": 0.0} | self.score(self.sample(self.open_source()))]
 
     def trained_rows(self, name: str) -> list[Row]:
         """Train a published recipe as the demo does, and look at some steps."""
         recipe = miniature(RECIPES[name]())
         pipe = build_pixel_pipeline(self.open_source(), head=recipe.conversion.head, seed=self.seed)
         dataset, encoded = self.training_data(pipe)
-        rows = [self.seen(pipe, name, 0, 0.0)]
+        rows = [] if self.quick else [self.seen(pipe, name, 0, 0.0)]
         looking, started = [0.0], time.perf_counter()
 
         def look(step: int, shown: Any) -> None:
             before = time.perf_counter()
-            if step in TRAINED_STEPS:
+            if step in (QUICK_STEPS if self.quick else TRAINED_STEPS):
                 rows.append(self.seen(shown, name, step, before - started - looking[0]))
             looking[0] += time.perf_counter() - before
 
@@ -186,9 +179,11 @@ class Bench:
     def lift_rows(self) -> list[Row]:
         """Convert with several lengths of the warm-up; from the longest take parts away, then train it on."""
         rows = []
-        for steps in WARM_UP_STEPS:
+        for steps in QUICK_STEPS if self.quick else WARM_UP_STEPS:
             pipe, seconds = self.lifted(steps=steps)
             rows.append(self.seen(pipe, "lift", steps, seconds))
+        if self.quick:
+            return rows
         model = pipe.transformer
         whole = {key: value.clone() for key, value in model.state_dict().items()}
         for part, names, value in (
@@ -238,11 +233,10 @@ class Bench:
     def seen(self, pipe: Any, recipe: str, step: int, seconds: float) -> Row:
         """Return one measured point; the first pictures are kept for the strip."""
         pipe.transformer.eval()
-        row = {"recipe": recipe, "step": step, "seconds": seconds, **self.error(pipe), **self.score(pipe)}
-        pictures = self.sample(pipe, heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)[:NUM_SHOWN])
-        grid = image_grid([torch.from_numpy(np.array(p)).permute(2, 0, 1) / 127.5 - 1 for p in pictures], columns=8)
-        save_image(self.out / "strips" / f"{recipe.replace(' ', '-')}-{step:04d}.png", grid)
-        return row
+        pictures = self.sample(pipe)
+        shown = [torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1 for picture in pictures[:NUM_SHOWN]]
+        save_image(self.out / "strips" / f"{recipe.replace(' ', '-')}-{step:04d}.png", image_grid(shown, columns=8))
+        return {"recipe": recipe, "step": step, "seconds": seconds, **self.error(pipe), **self.score(pictures)}
 
     @torch.no_grad()
     def error(self, pipe: Any) -> Row:
@@ -260,128 +254,36 @@ class Bench:
             errors.append((predicted_BCHW - target_BCHW).square().mean().item())
         return {"error": statistics.mean(errors), "errors": errors}
 
-    def score(self, pipe: Any) -> Row:
-        """Return the verifier's score on held-out captions."""
-        wanted = heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)
-        score = score_images([np.asarray(picture) for picture in self.sample(pipe, wanted)], wanted)
-        return {"score": score.score, "score_error": score.standard_error, "chance": score.chance}
+    def wanted(self) -> list[Caption]:
+        """Return the held-out captions that are drawn."""
+        return heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)
 
-    def sample(self, pipe: Any, wanted: Any) -> list[Any]:
-        """Return one picture for each caption."""
+    def score(self, pictures: list[np.ndarray]) -> Row:
+        """Return the verifier's score of the held-out captions' pictures, and how visible their patches are."""
+        score = score_images(pictures, self.wanted())
+        pictures_BCHW = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        grid = patch_grid_ratio(pictures_BCHW, PATCH)
+        return {"score": score.score, "score_error": score.standard_error, "chance": score.chance, "grid": grid}
+
+    def sample(self, pipe: Any) -> list[np.ndarray]:
+        """Return one picture for each held-out caption, as bytes of (H, W, 3)."""
         pipe.set_progress_bar_config(disable=True)
-        generator, pictures = torch.Generator().manual_seed(self.seed), []
+        generator, pictures, wanted = torch.Generator().manual_seed(self.seed), [], self.wanted()
         for start in range(0, len(wanted), 60):
             prompts = [caption.text for caption in wanted[start : start + 60]]
             pictures += pipe(prompt=prompts, generator=generator, **SAMPLING).images
-        return pictures
+        return [np.array(picture) for picture in pictures]
 
 
-def levels(rows: list[Row]) -> list[Row]:
-    """Return, for each recipe and share of the source's score, the first point that reaches it, seed by seed."""
-    found = []
-    sources = {row["seed"]: row["score"] for row in rows if row["recipe"] == "source"}
-    for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        if recipe == "source" or "without" in recipe:
-            continue
-        # What goes on from the warm-up has its points too.
-        members = ("lift", recipe) if recipe in GOING_ON else (recipe,)
-        for share in SHARES:
-            for seed, source in sources.items():
-                mine = [row for row in rows if row["recipe"] in members and row["seed"] == seed]
-                reached = sorted((row for row in mine if row["score"] >= share * source), key=lambda row: row["step"])
-                found.append(
-                    {"recipe": recipe, "share": share, "seed": seed}
-                    | ({key: reached[0][key] for key in ("step", "seconds")} if reached else {"step": None})
-                )
-    return found
-
-
-def to_the_papers_end(rows: list[Row], seed: int) -> Row:
-    """Return what the lift needs to reach the paper recipe's last score and last error, and the ratios to it."""
-    mine = [row for row in rows if row["seed"] == seed]
-    paper = max((row for row in mine if row["recipe"] == "paper"), key=lambda row: row["step"])
-    result: Row = {"seed": seed}
-    for key, is_reached in (
-        ("score", lambda row: row["score"] >= paper["score"]),
-        ("error", lambda row: row["error"] <= paper["error"]),
-    ):
-        reached = [row for row in mine if row["recipe"].startswith("lift") and "without" not in row["recipe"]]
-        first = min((row for row in reached if is_reached(row)), key=lambda row: row["step"], default=None)
-        result[f"paper_{key}"] = paper[key]
-        if first is not None:
-            result |= {
-                f"{key}_steps_ratio": first["step"] / paper["step"],
-                f"{key}_seconds_ratio": first["seconds"] / paper["seconds"],
-            }
-    return result
-
-
-def table(rows: list[Row]) -> str:
-    """Return mean and standard deviation over the seeds as a Markdown table."""
-    lines = [
-        "| recipe | steps | seconds | validation error | score | chance |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for recipe, step in dict.fromkeys((row["recipe"], row["step"]) for row in rows):
-        group = [row for row in rows if (row["recipe"], row["step"]) == (recipe, step)]
-        cells = [spread([row[key] for row in group if key in row]) for key in ("seconds", "error", "score", "chance")]
-        lines.append(f"| {recipe} | {step} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
-
-
-def levels_table(found: list[Row]) -> str:
-    """Return the first steps and seconds at which shares of the source's score are reached, seed by seed."""
-    lines = ["| recipe | share of the source's score | steps (seconds), seed by seed |", "| --- | --- | --- |"]
-    for recipe, share in dict.fromkeys((row["recipe"], row["share"]) for row in found):
-        group = [row for row in found if (row["recipe"], row["share"]) == (recipe, share)]
-        cells = ["not reached" if row["step"] is None else f"{row['step']} ({row['seconds']:.0f})" for row in group]
-        lines.append(f"| {recipe} | {share:.0%} | {', '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def spread(values: list[float]) -> str:
-    """Return mean +- standard deviation, the value alone, or a dash."""
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
-
-
-def draw_figure(rows: list[Row], path: Path) -> None:
-    """Save score and validation error against steps and seconds, bands over the seeds."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
-    measured = {row["recipe"] for row in rows}
-    for recipe in (name for name in ("paper", "released", "lift") if name in measured):
-        steps = sorted({row["step"] for row in rows if row["recipe"] == recipe and row["step"]})
-        groups = [[row for row in rows if (row["recipe"], row["step"]) == (recipe, step)] for step in steps]
-        for line, key in enumerate(("score", "error")):
-            means = np.array([statistics.mean(row[key] for row in group) for group in groups])
-            spreads = np.array([np.std([row[key] for row in group]) for group in groups])
-            seconds = [statistics.mean(row["seconds"] for row in group) for group in groups]
-            for column, places in enumerate((steps, seconds)):
-                axes[line, column].fill_between(places, means - spreads, means + spreads, alpha=0.2, linewidth=0)
-                axes[line, column].plot(places, means, marker="o", label=recipe)
-    source = statistics.mean(row["score"] for row in rows if row["recipe"] == "source")
-    for column, text in enumerate(("steps", "seconds")):
-        axes[0, column].axhline(source, color="grey", linestyle="--")
-        axes[1, column].set(xlabel=text, yscale="log")
-        for line, label in enumerate(("score (dashed: source)", "validation error")):
-            axes[line, column].set(ylabel=label, xscale="log")
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=110)
-
-
-def draw_strip(out: Path, path: Path) -> None:
-    """Save the first pictures of each recipe at steps 0, 10, 100 and 1000, one row each."""
-    files = [
-        out / "strips" / f"{recipe}-{step:04d}.png" for recipe in ("paper", "released", "lift") for step in STRIP_STEPS
-    ]
-    save_image(path, image_grid([load_image(file) for file in files if file.exists()], columns=1))
+ARMS: dict[str, Callable[[Bench], list[Row]]] = {
+    "source": Bench.source_rows,
+    "lift": Bench.lift_rows,
+    "paper": lambda bench: bench.trained_rows("paper"),
+    "going on": Bench.going_on_rows,
+    "other starts": Bench.other_start_rows,
+    "released": lambda bench: bench.trained_rows("released"),
+}
+QUICK_ARMS = ("source", "lift", "paper")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Measurements of finished models: what a picture costs."""
+"""Measurements of finished models and their pictures: what a picture costs, how visible the patches are."""
