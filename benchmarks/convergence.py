@@ -172,7 +172,7 @@ class Bench:
         generator = torch.Generator().manual_seed(self.seed)
         fit = fit_lift(source, images, tokens, patch_size=PATCH, input_map=input_map, generator=generator)
         pipe = build_pixel_pipeline(source, head=recipe.conversion.head, lift=fit, lift_wiener=wiener, seed=self.seed)
-        shift = family_of(pipe.transformer).shift(pipe.scheduler)
+        shift = family_of(pipe.transformer).shift(pipe.scheduler, (SIZE_PX // PATCH) ** 2)
         warm_up(pipe.transformer, images, tokens, settings=WarmUp(steps=steps), shift=shift, seed=self.seed)
         return pipe, time.perf_counter() - started
 
@@ -244,7 +244,9 @@ class Bench:
         family = family_of(pipe.transformer)
         dataset = ImageFolderDataset(self.out / "validation", SIZE_PX)
         images_BCHW = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
-        conditioning = family.collate(family.encode(pipe, dataset.prompts), device="cpu", dtype=torch.float32)
+        conditioning = family.collate(
+            pipe.transformer, family.encode(pipe, dataset.prompts), (SIZE_PX // PATCH, SIZE_PX // PATCH)
+        )
         generator, errors = torch.Generator().manual_seed(0), []
         for sigma in SIGMAS:
             sigma_B = torch.full((len(images_BCHW),), sigma)

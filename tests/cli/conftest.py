@@ -1,18 +1,18 @@
 """A tiny source and its pixel model on disk, made once for all commands."""
 
 import pytest
-from tests.tiny import FAMILIES, tiny_pipeline, tiny_pixel_pipeline
+from tests.tiny import EXAMPLES, tiny_pipeline, tiny_pixel_pipeline
 
 
 @pytest.fixture(scope="session")
 def source_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source") / "source"
-    tiny_pipeline(FAMILIES[0]).save_pretrained(folder)
+    tiny_pipeline(EXAMPLES[0]).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def pixel_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pixel") / "pixel"
-    tiny_pixel_pipeline(FAMILIES[0]).save_pretrained(folder)
+    tiny_pixel_pipeline(EXAMPLES[0]).save_pretrained(folder)
     return folder

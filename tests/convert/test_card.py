@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from tests.tiny import FAMILIES, HEAD, noise, save_tiny_pipeline
+from tests.tiny import EXAMPLES, HEAD, noise, save_tiny_pipeline
 
 from latent2pixel.convert import convert
 from latent2pixel.convert.card import model_card
@@ -14,7 +14,7 @@ LIFTED = {"input_map": "random", "warm_up_steps": 0}
 """A VAE with random weights is refused by a fit, not by a comparison."""
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EXAMPLES)
 def source(request, tmp_path_factory):
     return save_tiny_pipeline(request.param, tmp_path_factory.mktemp(request.param) / "tiny-source")
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.tiny import FAMILIES, HEAD, PROMPTS, save_tiny_pipeline, tiny_pipeline
+from tests.tiny import EXAMPLES, HEAD, PROMPTS, save_tiny_pipeline, tiny_pipeline
 
 from latent2pixel.convert import build_pixel_pipeline, convert
 from latent2pixel.errors import (
@@ -25,7 +25,7 @@ from latent2pixel.generate import load_pipeline
 OPTIONS = {"head": HEAD, "num_blocks": 1}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EXAMPLES)
 def source(request, tmp_path_factory):
     return save_tiny_pipeline(request.param, tmp_path_factory.mktemp(request.param) / "source")
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import torch
-from tests.tiny import FAMILIES, HEAD, noise, tiny_lift, tiny_pipeline
+from tests.tiny import EXAMPLES, GRID, HEAD, noise, tiny_lift, tiny_pipeline
 from torch.nn import functional
 
 from latent2pixel.convert import build_pixel_pipeline, convert
@@ -100,7 +100,7 @@ def test_untrained_model_predicts_fresh_scenes(converted, scenes):
     target = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
 
     def error(captions):
-        conditioning = family.collate(family.encode(pipe, captions), device="cpu", dtype=torch.float32)
+        conditioning = family.collate(pipe.transformer, family.encode(pipe, captions), GRID)
         return (predict_velocity(pipe.transformer, noisy_BCHW, sigma_B, conditioning) - target).square().mean()
 
     captions = [scene.caption.text for scene in scenes[200:]]
@@ -114,7 +114,7 @@ def fit_tiny(name, images):
     return fit_lift(pipe, fit_images, encode_tokens(pipe, fit_images, patch_size=16), patch_size=16)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_latents_that_are_no_rotated_pixels_are_refused_with_the_measured_value(name):
     """A VAE with random weights."""
     with pytest.raises(SourceError, match=r"R\^2 -?0\.\d\d"):
@@ -123,7 +123,7 @@ def test_latents_that_are_no_rotated_pixels_are_refused_with_the_measured_value(
 
 def test_no_images(converted):
     with pytest.raises(DataError, match="too few images"):
-        fit_tiny(FAMILIES[0], [])
+        fit_tiny(EXAMPLES[0], [])
 
 
 def test_fit_in_parts_is_the_fit_of_the_whole():
@@ -234,7 +234,7 @@ def test_random_maps_are_orthonormal_unrelated_and_drawn_from_the_generator(name
 
 
 def test_small_random_has_small_weights_where_the_sources_stood():
-    source, linear = tiny_pipeline(FAMILIES[0]), tiny_lift()
+    source, linear = tiny_pipeline(EXAMPLES[0]), tiny_lift()
     name = family_of(source.transformer).input_projections[0]
     weights = []
     for std in (None, SMALL_STD):
@@ -252,10 +252,11 @@ def test_small_random_has_small_weights_where_the_sources_stood():
 
 def linear_pipeline():
     """Return a source whose latent tokens are patches of 4 px themselves, and images with detail below that."""
-    pipe, vae = tiny_pipeline(FAMILIES[0]), PixelVAE(2)
+    pipe, vae = tiny_pipeline(EXAMPLES[0]), PixelVAE(2)
     with torch.random.fork_rng(devices=[]):
         transformer = type(pipe.transformer).from_config({**pipe.transformer.config, "in_channels": 12})
     pipe.register_modules(vae=vae, transformer=transformer)
+    pipe.vae_scale_factor = 2
     coarse_BCHW = noise(40, 3, 16, 24).repeat_interleave(2, -2).repeat_interleave(2, -1)
     detail_BCHW = noise(40, 3, 32, 48, seed=1)
     detail_BCHW = detail_BCHW - functional.avg_pool2d(detail_BCHW, 2).repeat_interleave(2, -2).repeat_interleave(2, -1)
@@ -274,10 +275,10 @@ def test_scale_and_shift_follow_the_patch(patch_size, scale):
     assert fit.r2_in == pytest.approx(1, abs=1e-5)
     model = build_pixel_pipeline(pipe, patch_size=patch_size, head=(4, 8), lift=fit)
     family = family_of(model.transformer)
-    assert family.shift(model.scheduler) == pytest.approx(family.shift(pipe.scheduler) * scale, rel=1e-3)
+    assert family.shift(model.scheduler, 16) == pytest.approx(family.shift(pipe.scheduler, 16) * scale, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_patch_32_has_the_tokens_of_the_averaged_image(name):
     """Failed once, with a traceback: the fit met 16 px tokens and 32 px patches."""
     pipe, images_BCHW = tiny_pipeline(name), noise(2, 3, 64, 96)
@@ -291,7 +292,7 @@ def test_patch_32_has_the_tokens_of_the_averaged_image(name):
 def test_images_that_are_no_whole_patches_are_refused(size):
     images = FitImages(name="small", images=noise(1, 3, *size))
     with pytest.raises(GeometryError, match=f"{size[0]} x {size[1]} px, image 0 of small"):
-        encode_tokens(tiny_pipeline(FAMILIES[0]), images, patch_size=32)
+        encode_tokens(tiny_pipeline(EXAMPLES[0]), images, patch_size=32)
 
 
 def test_patch_with_fewer_values_than_a_token_is_refused():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
-from tests.tiny import FAMILIES, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
+from tests.tiny import EXAMPLES, GRID, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
 from torch.nn import functional
 
 from latent2pixel.convert.ladder import climb, double_patch
@@ -20,17 +20,17 @@ NEW_SIGMAS = shift_sigma(OLD_SIGMAS, 2.0)
 """Those of the new one: twice the ratio of noise to signal, as its tokens average the noise down to half."""
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EXAMPLES)
 def plain(request):
     return tiny_pixel_pipeline(request.param)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EXAMPLES)
 def lifted(request):
     return lifted_pipeline(request.param)
 
 
-@pytest.fixture(params=[(name, is_lifted) for name in FAMILIES for is_lifted in (False, True)], ids=str)
+@pytest.fixture(params=[(name, is_lifted) for name in EXAMPLES for is_lifted in (False, True)], ids=str)
 def either(request):
     name, is_lifted = request.param
     return lifted_pipeline(name) if is_lifted else tiny_pixel_pipeline(name)
@@ -61,7 +61,7 @@ def projected(pipe, image_BCHW):
     """Return what the real input projection makes of the real sample, (B, w, rows, columns), and its bias."""
     model = pipe.transformer
     (projection,) = (model.get_submodule(name) for name in model.trunk.input_projections)
-    tokens_BDhw = model.trunk.tokens(model.trunk.pack(image_BCHW, model.factor))
+    tokens_BDhw = model.trunk.tokens(functional.pixel_unshuffle(image_BCHW, model.factor))
     return projection(tokens_BDhw.movedim(1, -1)).movedim(-1, 1), projection.bias.view(-1, 1, 1)
 
 
@@ -174,7 +174,7 @@ def test_without_noise_repeated_patches_are_the_old_tokens_whatever_the_tables(l
 def test_trunk_predicts_the_old_tokens_of_the_mean_image(lifted):
     """Through the whole model, as converted: input projection, blocks, clock and final layer."""
     doubled, family = double_patch(lifted), family_of(lifted.transformer)
-    conditioning = family.collate(family.encode(lifted, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(lifted.transformer, family.encode(lifted, PROMPTS), GRID)
     image_BCHW, noise_BCHW = noise(2, 3, 64, 96), noise(2, 3, 64, 96, seed=1)
     mean_BCHW, white_BCHW = mean_of_sub_patches(image_BCHW, 16), 2 * mean_of_sub_patches(noise_BCHW, 16)
     old_B, new_B = OLD_SIGMAS[1:3], NEW_SIGMAS[1:3]
@@ -224,7 +224,7 @@ def test_saved_rung_loads_and_samples_with_the_stock_pipeline(either, tmp_path):
         np.testing.assert_allclose(sampled(loaded), expected, atol=1e-5, rtol=0)
     assert (report.patch_size, report.noise_shift) == (
         32,
-        pytest.approx(2 * family_of(either.transformer).shift(either.scheduler)),
+        pytest.approx(2 * family_of(either.transformer).shift(either.scheduler, 4096)),
     )
     # The old pipeline is as it was.
     assert either.transformer.config["pixel_patch_size"] == 16
@@ -267,7 +267,7 @@ def test_same_call_again_returns_at_once_and_another_model_is_refused(plain, tmp
 # -- what cannot be doubled
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_latent_pipeline(name, tmp_path):
     source = tiny_pipeline(name)
     with pytest.raises(SourceError, match="this is none") as caught:
@@ -280,14 +280,22 @@ def test_latent_pipeline(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_wiener_filter(name):
     pipe = tiny_pixel_pipeline(name, lift=tiny_lift(), lift_wiener=True)
     with pytest.raises(SourceError, match="Wiener"):
         double_patch(pipe)
 
 
-def test_scheduler_without_a_static_shift(plain):
+def test_a_scheduler_that_shifts_with_the_image_keeps_twice_its_shift_on_a_quarter_of_the_tokens(plain):
     plain.scheduler = type(plain.scheduler).from_config(plain.scheduler.config, use_dynamic_shifting=True)
-    with pytest.raises(SourceError, match="no static noise shift"):
+    doubled, family = double_patch(plain), family_of(plain.transformer)
+    for num_tokens in (256, 4096):
+        expected = 2 * family.shift(plain.scheduler, num_tokens)
+        assert family.shift(doubled.scheduler, num_tokens // 4) == pytest.approx(expected)
+
+
+def test_scheduler_without_a_shift(plain):
+    plain.scheduler = DDPMScheduler()
+    with pytest.raises(SourceError, match="no noise shift"):
         double_patch(plain)

@@ -1,7 +1,7 @@
 """The plan on plain key -> shape maps."""
 
 import pytest
-from tests.tiny import FAMILIES, HEAD, tiny_pipeline
+from tests.tiny import EXAMPLES, HEAD, tiny_pipeline
 
 from latent2pixel.convert import plan_conversion
 from latent2pixel.convert.plan import shapes_of
@@ -9,7 +9,7 @@ from latent2pixel.errors import CheckpointError
 from latent2pixel.families import load_family, load_pixel_class
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=EXAMPLES)
 def maps(request):
     source = tiny_pipeline(request.param).transformer
     pixel = load_pixel_class(request.param).from_config_of(source.config, head_channels=HEAD)

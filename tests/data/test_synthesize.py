@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tiny import FAMILIES, tiny_pixel_pipeline
+from tests.tiny import EXAMPLES, tiny_pixel_pipeline
 
 from latent2pixel.data import synthesize as module
 from latent2pixel.data.dataset import ImageFolderDataset
@@ -23,7 +23,7 @@ PROMPTS = [Prompt(id=f"p{index}", prompt=text, major_class="m", sub_class="s") f
 
 @pytest.fixture(scope="module")
 def pipe():
-    return tiny_pixel_pipeline(FAMILIES[0])
+    return tiny_pixel_pipeline(EXAMPLES[0])
 
 
 @pytest.fixture(autouse=True)

@@ -47,3 +47,18 @@ def test_save_and_load(tmp_path):
 def test_factor_must_be_a_power_of_two(factor):
     with pytest.raises(GeometryError, match="powers of two"):
         PixelVAE(factor)
+
+
+def test_statistics_for_pipelines_that_normalise_change_nothing():
+    codec = PixelVAE(8)
+    assert torch.equal(torch.sqrt(codec.bn.running_var + codec.config["batch_norm_eps"]), torch.ones(4 * 192))
+    assert not codec.bn.running_mean.any()
+    assert codec.config["z_dim"] == len(codec.config["latents_mean"]) == len(codec.config["latents_std"]) == 192
+    assert 2 ** len(codec.temperal_downsample) == codec.spatial_compression_ratio == 8
+
+
+def test_one_frame_of_a_video_is_an_image():
+    codec, image_BCHW = PixelVAE(4), noise(2, 3, 16, 24)
+    folded = codec.encode(image_BCHW.unsqueeze(2)).latent_dist.mode()
+    assert torch.equal(folded.squeeze(2), codec.encode(image_BCHW).latent_dist.mode())
+    assert torch.equal(codec.decode(folded).sample.squeeze(2), image_BCHW)

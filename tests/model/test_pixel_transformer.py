@@ -4,8 +4,9 @@ import pickle
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, HEAD, PROMPTS, noise, tiny_pipeline, tiny_pixel_pipeline
+from tests.tiny import EXAMPLES, GRID, HEAD, PROMPTS, noise, tiny_pipeline, tiny_pixel_pipeline
 from torch import nn
+from torch.nn import functional
 
 import latent2pixel
 from latent2pixel.errors import GeometryError
@@ -18,31 +19,24 @@ SIGMA_B = torch.tensor([0.25, 0.75])
 
 def conditioning(name, pipe):
     family = load_family(name)
-    return family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=pipe.transformer.dtype)
+    return family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 @torch.no_grad()
 def test_native_call_equals_pixel_call(name):
     family, pipe = load_family(name), tiny_pixel_pipeline(name)
     model, noisy = pipe.transformer, noise(2, 3, 64, 96)
     call = {family.timestep_argument: family.timestep(SIGMA_B), **conditioning(name, pipe)}
-    native = model(**{family.sample_argument: family.pack(noisy, model.factor)}, **call).sample
+    sample = family.sample(functional.pixel_unshuffle(noisy, model.factor), call)
+    native = model(**{family.sample_argument: sample}, **call).sample
     image = model(**{family.sample_argument: noisy}, **call).sample
     assert image.shape == noisy.shape
-    assert torch.equal(family.read(native, model.factor), image)
+    assert torch.equal(torch.stack(native), torch.stack(family.sample(functional.pixel_unshuffle(image, 8), call)))
     assert torch.equal(predict_velocity(model, noisy, SIGMA_B, conditioning(name, pipe)), family.sign * image)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_pack_and_read_undo_each_other(name):
-    family, image = load_family(name), noise(2, 3, 64, 96)
-    for factor in (4, 8, 32):
-        if 64 % (factor * family.latent_patch) == 0 and 96 % (factor * family.latent_patch) == 0:
-            assert torch.equal(family.read(family.pack(image, factor), factor), image)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 @torch.no_grad()
 def test_velocity_leaves_bfloat16_weights_as_float32(name):
     pipe = tiny_pixel_pipeline(name)
@@ -56,7 +50,7 @@ def test_velocity_leaves_bfloat16_weights_as_float32(name):
     torch.testing.assert_close(velocity, exact, atol=0.05, rtol=0.05)  # bfloat16 keeps 8 bits
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_running_sample_of_a_bfloat16_pipeline_stays_float32(name):
     pipe = tiny_pixel_pipeline(name)
     pipe.to(torch.bfloat16)
@@ -71,7 +65,7 @@ def test_running_sample_of_a_bfloat16_pipeline_stays_float32(name):
     assert dtypes == [torch.float32] * 2
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_from_source_shares_storage_and_keeps_random_state(name):
     source = tiny_pipeline(name).transformer
     family, before = load_family(name), torch.get_rng_state()
@@ -85,7 +79,7 @@ def test_from_source_shares_storage_and_keeps_random_state(name):
     assert not model.training
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_new_parts_follow_seed_and_take_the_sources_dtype(name):
     source = tiny_pipeline(name).transformer.to(torch.bfloat16)
 
@@ -99,7 +93,7 @@ def test_new_parts_follow_seed_and_take_the_sources_dtype(name):
     assert not torch.equal(head_weight(1), head_weight(2))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_save_and_load_round_trip(name, tmp_path):
     pipe = tiny_pixel_pipeline(name, head_feature_norm="layer_norm")
     pipe.transformer.save_pretrained(tmp_path)
@@ -112,7 +106,7 @@ def test_save_and_load_round_trip(name, tmp_path):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_exported_class_is_the_packages_own(name):
     pixel_class = load_pixel_class(name)
     class_name = pixel_class_name(load_family(name).transformer_class.__name__)
@@ -121,7 +115,7 @@ def test_exported_class_is_the_packages_own(name):
     assert pickle.loads(pickle.dumps(pixel_class)) is pixel_class
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_image_must_divide_into_patches(name):
     pipe = tiny_pixel_pipeline(name)
     with pytest.raises(GeometryError, match="whole patches") as caught:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from tests.tiny import HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
+from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
 from tests.train.run_tiny import run
 from torch import nn
 from torch.export import Dim, export, save
@@ -151,7 +151,7 @@ def test_gate_leaves_out_noisy_images_and_keeps_the_scale():
 def test_loss_grows_by_the_weighted_gated_distance(lifted):
     pipe = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=tiny_lift() if lifted else None)
     family, model = family_of(pipe.transformer), pipe.transformer
-    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
     images = noise(2, 3, 32, 32).clamp(-1, 1)
     drawn = Draw(
         noise_BCHW=noise(2, 3, 32, 32, seed=1), sigma_B=torch.tensor([0.4, 0.8]), dropped_B=torch.zeros(2, dtype=bool)
@@ -174,7 +174,7 @@ def test_lifted_model_is_judged_by_the_image_it_predicts_at_the_least_noise():
     """Below MIN_SIGMA its velocity is divided by MIN_SIGMA, not by sigma."""
     pipe = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=tiny_lift())
     family, model = family_of(pipe.transformer), pipe.transformer
-    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
     images, sigma = noise(2, 3, 32, 32).clamp(-1, 1), torch.tensor([0.01, 0.01])
     drawn = Draw(noise_BCHW=noise(2, 3, 32, 32, seed=1), sigma_B=sigma, dropped_B=torch.zeros(2, dtype=bool))
     seen = []

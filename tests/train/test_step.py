@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tests.tiny import HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
+from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
 from torch.nn import functional
 
 from latent2pixel.convert import build_pixel_pipeline
@@ -66,7 +66,7 @@ def test_loss_is_the_squared_distance_to_eps_minus_x0():
     for parameter in pipe.transformer.head.out_conv.parameters():
         torch.nn.init.zeros_(parameter)
     family = family_of(pipe.transformer)
-    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     drawn = Draw(
         noise_BCHW=torch.randn(2, 3, 32, 32), sigma_B=torch.tensor([0.3, 0.8]), dropped_B=torch.zeros(2, dtype=bool)
@@ -79,7 +79,7 @@ def test_one_step_moves_the_prediction_towards_the_velocity():
     """The sign of the whole chain: a gradient step on the loss must bring the pipeline's own output closer."""
     pipe = build_pixel_pipeline(tiny_pipeline("z_image"), patch_size=16, head=HEAD, seed=0)
     family = family_of(pipe.transformer)
-    conditioning = family.collate(family.encode(pipe, PROMPTS[:1]), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS[:1]), GRID)
     image = torch.full((1, 3, 32, 32), 0.7)
     drawn = Draw(
         noise_BCHW=torch.randn(1, 3, 32, 32), sigma_B=torch.tensor([0.9]), dropped_B=torch.zeros(1, dtype=bool)
@@ -102,7 +102,7 @@ def test_distillation_of_an_exact_lift_costs_nothing_until_the_trunk_changes():
     fit = tiny_lift()
     pipe = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, lift=fit)
     family, model = family_of(pipe.transformer), pipe.transformer
-    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
     latents_Bdhw = noise(2, 16, 2, 2, seed=5)
     patches_BDhw = fit.scale * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, fit.basis_Dd)
     images_BCHW = functional.pixel_shuffle(patches_BDhw + fit.decode_bias_D.view(-1, 1, 1), 16)

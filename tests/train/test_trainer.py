@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.tiny import HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
+from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
 from tests.train.run_tiny import run
 
 from latent2pixel.convert import build_pixel_pipeline
@@ -201,7 +201,7 @@ def test_output_side_stores_no_gradient_for_the_rest_of_the_trunk(tmp_path):
     for index, block in enumerate(model.layers):
         block.register_forward_hook(lambda _block, _inputs, output, index=index: reached.append(output.requires_grad))
     family = load_family("z_image")
-    conditioning = family.collate(family.encode(pipe, PROMPTS), device="cpu", dtype=torch.float32)
+    conditioning = family.collate(pipe.transformer, family.encode(pipe, PROMPTS), GRID)
     predict_tokens(model, noise(2, 3, 32, 32), torch.tensor([0.5, 0.9]), conditioning)
     assert reached == [False, False, False, True]
 

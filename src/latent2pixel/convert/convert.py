@@ -102,7 +102,8 @@ def build_pixel_pipeline(
     codec = PixelVAE(pixel.factor).to(transformer.device)
     replaced = {"vae": codec, "transformer": pixel}
     if lift is not None:
-        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale)
+        token_factor = (family.token_px(pipe) / patch_size) ** 2
+        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale, token_factor=token_factor)
     return with_parts(pipe, replaced)
 
 
@@ -218,7 +219,8 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         seed=config.seed,
     )
     if fit_images:
-        shift, settings = family_of(pipe.transformer).shift(pipe.scheduler), WarmUp(steps=config.warm_up_steps)
+        shift = family_of(pipe.transformer).shift(pipe.scheduler, num_tokens=tokens[0][0].numel())
+        settings = WarmUp(steps=config.warm_up_steps)
         ends = (pipe.transformer.head, pipe.transformer.lift)
         for part in ends:  # the trunk stays where it is: it does not run
             part.to(device)

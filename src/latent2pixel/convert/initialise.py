@@ -76,10 +76,10 @@ def latent_tokens(
         GeometryError: The images do not divide into whole patches.
         SourceError: The VAE has no plain scale and shift.
     """
-    # A VAE halves the image between two levels.
-    token_px = 2 ** (len(pipe.vae.config.block_out_channels) - 1) * family.latent_patch
     rows, columns = _grid_of(images_BCHW, patch_size, name=name)
-    resized_BCHW = functional.interpolate(images_BCHW, (rows * token_px, columns * token_px), mode="area")
+    resized_BCHW = functional.interpolate(
+        images_BCHW, [size * family.token_px(pipe) for size in (rows, columns)], mode="area"
+    )
     return family.tokens(family.latents(pipe, resized_BCHW))
 
 

@@ -23,6 +23,7 @@ import latent2pixel
 from latent2pixel.convert.convert import holds_conversion, with_parts
 from latent2pixel.errors import SourceError
 from latent2pixel.families import PIXEL_CLASSES, family_of
+from latent2pixel.families.noise_shift import MAX_TOKENS
 from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
@@ -44,7 +45,7 @@ class LadderReport:
     patch_size: int
     """Its pixels per token and axis."""
     noise_shift: float
-    """Its scheduler's noise shift."""
+    """Its scheduler's noise shift; of images of ``MAX_TOKENS`` tokens, where it depends on their number."""
     already_there: bool
     """True if the folder held this very model before, so nothing was written."""
 
@@ -73,7 +74,7 @@ def climb(model: str | Path, out: str | Path) -> LadderReport:
             "settings": settings,
             "latent2pixel": latent2pixel.__version__,
             "patch_size": pipe.transformer.config["pixel_patch_size"],
-            "noise_shift": family_of(pipe.transformer).shift(pipe.scheduler),
+            "noise_shift": family_of(pipe.transformer).shift(pipe.scheduler, MAX_TOKENS),
         }
         with new_folder(target) as partial:
             pipe.save_pretrained(partial)
@@ -94,14 +95,14 @@ def double_patch(pipe: Any) -> Any:
         pipe: Pixel pipeline; stays usable. Training the new one changes its weights too.
 
     Raises:
-        SourceError: If it is no pixel pipeline, its lift has a Wiener filter, or its scheduler no static noise shift.
+        SourceError: If it is no pixel pipeline, its lift has a Wiener filter, or its scheduler no noise shift.
     """
     model = pipe.components.get("transformer")
     if not isinstance(model, PixelTransformerMixin):
         raise _no_pixel_pipeline(type(pipe).__name__ if model is None else type(model).__name__)
     family = family_of(model)
     # The scheduler first: it is what a user may have replaced, and it takes no time to refuse.
-    scheduler = family.with_shift(pipe.scheduler, float(GROWTH))
+    scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=1 / GROWTH**2)
     doubled = _doubled_transformer(model)
     codec = PixelVAE(doubled.factor).to(pipe.vae.device)
     return with_parts(pipe, {"vae": codec, "transformer": doubled, "scheduler": scheduler})

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 TRANSFORMERS: dict[str, str] = {
     "z_image": "ZImageTransformer2DModel",
+    "flux": "FluxTransformer2DModel",
+    "sd3": "SD3Transformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
 
 
 def pixel_class_name(transformer_class_name: str) -> str:
     """Return the exported name of a pixel class: ``XTransformer2DModel`` -> ``XPixelTransformer2DModel``."""
-    return transformer_class_name.replace("Transformer", "PixelTransformer")
+    pixel = transformer_class_name.replace("Transformer", "PixelTransformer")
+    return pixel if pixel != transformer_class_name else f"Pixel{pixel}"
 
 
 PIXEL_CLASSES: dict[str, str] = {pixel_class_name(transformer): name for name, transformer in TRANSFORMERS.items()}

@@ -1,34 +1,40 @@
 """The Family contract: one source architecture, from prompt to network output.
 
-Shape letters: B batch.
+Shape letters: B batch, Z channels of a latent cell, H and W size in pixels or latent cells, h and w the token grid.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from latent2pixel.errors import SourceError
-from latent2pixel.model.trunk import Trunk
+from latent2pixel.families.noise_shift import scaled_shift, shift_of
+from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
+from latent2pixel.model.tokens import Grid, patchify, to_grid, to_sequence
+from latent2pixel.model.trunk import Call, Trunk
+
+Encoded = dict[str, Tensor]
+"""An encoded prompt: named tensors of one sample, without a batch axis."""
 
 
 class Family(Trunk):
     """One source architecture. A module in this package holds one as ``FAMILY``, and its pixel class.
 
-    ``Trunk`` describes the transformer. Here comes what belongs to the pipeline: prompts and noise schedule.
+    ``Trunk`` describes the transformer. Here comes what belongs to the pipeline: prompts, latents and noise schedule.
     """
 
     name: ClassVar[str]
     """The module's name in this package."""
-    pipeline_name: ClassVar[str]
-    """The stock diffusers text-to-image pipeline."""
+    pipeline_names: ClassVar[tuple[str, ...]]
+    """The stock diffusers text-to-image pipelines, the usual one first."""
     null_prompt: ClassVar[str] = ""
     """Prompt without content, for classifier-free dropout in training."""
 
     @abstractmethod
-    def encode(self, pipe: Any, prompts: Sequence[str]) -> list[dict[str, Tensor]]:
+    def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Encode prompts with the stock pipeline's own text encoder.
 
         Args:
@@ -40,20 +46,17 @@ class Family(Trunk):
         """
 
     @abstractmethod
-    def collate(
-        self, items: Sequence[dict[str, Tensor]], *, device: torch.device | str, dtype: torch.dtype
-    ) -> dict[str, Any]:
+    def collate(self, model: Any, items: Sequence[Encoded], grid: Grid) -> dict[str, Any]:
         """Turn encoded prompts into the transformer's arguments for a batch, next to sample and timestep.
 
         Args:
+            model: The transformer, latent or pixel; tells config, device and dtype.
             items: One dict a sample, as ``encode`` returns them.
-            device: Where the transformer runs.
-            dtype: Dtype of the transformer.
+            grid: Token rows and columns of the images.
         """
 
-    @torch.no_grad()
-    def latents(self, pipe: Any, images_BCHW: Tensor) -> Any:
-        """Encode images in [-1, 1] as the source's transformer sees them: normalised, without noise, native layout.
+    def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
+        """Encode images in [-1, 1] to the latent map that the source's transformer knows: normalised, without noise.
 
         Raises:
             SourceError: The VAE has no plain scale and shift.
@@ -66,35 +69,109 @@ class Family(Trunk):
                 expected="a scaling_factor in its configuration",
                 fix="Use the recipe paper for this source.",
             )
-        mean_BZHW = pipe.vae.encode(images_BCHW.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode().float()
-        scaled_BZHW = (mean_BZHW - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
-        return self.native(scaled_BZHW)
+        return (self.vae_mean(pipe, images_BCHW) - (config.get("shift_factor") or 0.0)) * config["scaling_factor"]
+
+    @torch.no_grad()
+    def vae_mean(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
+        """Return the VAE's own latents of images in [-1, 1], before any normalisation: (B, Z, H, W), float32."""
+        return pipe.vae.encode(images_BCHW.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mode().float()
+
+    def token_px(self, pipe: Any) -> int:
+        """Return the pixels per token and axis of a latent pipeline."""
+        return pipe.vae_scale_factor * self.latent_patch
+
+    def shift(self, scheduler: Any, num_tokens: int) -> float:
+        """Return the noise shift k of a scheduler for images of so many tokens; see ``flow.shift_sigma``.
+
+        Raises:
+            SourceError: If the scheduler has none.
+        """
+        return shift_of(scheduler, num_tokens)
+
+    def with_shift(self, scheduler: Any, factor: float, *, token_factor: float = 1.0) -> Any:
+        """Return a copy of a scheduler with its noise shift multiplied, at every image size; see ``scaled_shift``."""
+        return scaled_shift(scheduler, factor, token_factor=token_factor)
+
+    def width(self, model: Any) -> int:
+        """Return the width of all attention heads together."""
+        return model.config["num_attention_heads"] * model.config["attention_head_dim"]
+
+
+class MapFamily(Family):
+    """Transformers that take a latent map and patchify it themselves."""
+
+    def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+        """Return the source's config with 3 * factor**2 channels in, and as many out where it names them."""
+        channels = IMAGE_CHANNELS * factor**2
+        both = {"in_channels": channels} | ({"out_channels": channels} if "out_channels" in source_config else {})
+        return {**source_config, **both}
+
+    def token_dim(self, source_config: Mapping[str, Any]) -> int:
+        """Return the channels of a cell times the cells of a token."""
+        return source_config["in_channels"] * self.latent_patch**2
+
+    def map_of(self, call: Call) -> Tensor:
+        """Return the sample: it is a latent map."""
+        return call[self.sample_argument]
+
+    def sample(self, map_BZHW: Tensor, call: Call) -> Any:
+        """Return the latent map as it is."""
+        return map_BZHW
+
+    def carried(self, model: Any, output: Any, grid: Grid) -> Tensor:
+        """Undo the transformer's own unpatchify."""
+        return patchify(output, self.latent_patch, self.output_order)
+
+
+class TokenFamily(Family):
+    """Transformers whose pipeline patchifies: the sample is a row of tokens, (B, h * w, values)."""
+
+    def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+        """Return the source's config with the values of a pixel token in, and as many out."""
+        values = IMAGE_CHANNELS * (factor * self.latent_patch) ** 2
+        return {**source_config, "in_channels": values} | (
+            {"out_channels": None} if "out_channels" in source_config else {}
+        )
+
+    def token_dim(self, source_config: Mapping[str, Any]) -> int:
+        """Return the values of a token as the pipeline packs it."""
+        return source_config["in_channels"]
 
     @abstractmethod
-    def native(self, latents_BZHW: Tensor) -> Any:
-        """Lay a batch of latents out as the transformer takes them."""
+    def grid(self, call: Call) -> Grid:
+        """Return token rows and columns of a call, from its position arguments."""
 
-    def with_shift(self, scheduler: Any, factor: float) -> Any:
-        """Return a copy of a scheduler with its noise shift multiplied."""
-        return type(scheduler).from_config(scheduler.config, shift=self.shift(scheduler) * factor)
+    def map_of(self, call: Call) -> Tensor:
+        """Undo the pipeline's packing."""
+        return self.untokens(to_grid(call[self.sample_argument], self.grid(call)))
 
-    def shift(self, scheduler: Any) -> float:
-        """Return the static noise shift k of a scheduler; see ``flow.shift_sigma``."""
-        return shift_of(scheduler)
+    def sample(self, map_BZHW: Tensor, call: Call) -> Any:
+        """Pack as the pipeline does."""
+        return to_sequence(self.tokens(map_BZHW))
+
+    def carried(self, model: Any, output: Any, grid: Grid) -> Tensor:
+        """Put the row of tokens on its grid."""
+        return to_grid(output, grid)
+
+    def carry(self, model: Any, num_values: int) -> None:
+        """Do nothing: tokens leave the transformer as they are."""
 
 
-def shift_of(scheduler: Any) -> float:
-    """Return the static noise shift of a flow-matching scheduler.
+def stacked(items: Sequence[Encoded], key: str, model: Any, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Return one tensor of all samples, on the model's device, floats in its dtype."""
+    stacked_B = torch.stack([item[key] for item in items])
+    return stacked_B.to(model.device, (dtype or model.dtype) if stacked_B.is_floating_point() else stacked_B.dtype)
 
-    Raises:
-        SourceError: If the scheduler has none: it shifts with the image size, or is no flow-matching scheduler.
-    """
-    dynamic = scheduler.config.get("use_dynamic_shifting", False)
-    if dynamic or not hasattr(scheduler, "shift"):
-        raise SourceError(
-            "The source's scheduler has no static noise shift",
-            found=f"{type(scheduler).__name__} with {'dynamic shifting' if dynamic else 'no shift'}",
-            expected="FlowMatchEulerDiscreteScheduler with use_dynamic_shifting false",
-            fix="Replace the pipeline's scheduler by one with a static shift, or set the shift in the training config.",
-        )
-    return float(scheduler.shift)
+
+def split(**tensors: Tensor) -> list[Encoded]:
+    """Return one dict a sample of batched tensors, copied so that none keeps the whole batch alive."""
+    names = tensors.keys()
+    rows = zip(*(tensor.cpu().unbind() for tensor in tensors.values()), strict=True)
+    return [dict(zip(names, (row.clone() for row in each), strict=True)) for each in rows]
+
+
+def grid_of_ids(ids: Tensor) -> Grid:
+    """Return token rows and columns of position ids (.., (frame, row, column, ..)) of all image tokens of a sample."""
+    ids_Ln = ids[0] if ids.ndim == 3 else ids
+    rows, columns = (int(places.max() - places.min()) + 1 for places in (ids_Ln[:, 1], ids_Ln[:, 2]))
+    return rows, columns

@@ -3,6 +3,10 @@
 Shape letters: B batch, C channels, H height, W width, Z channels after space-to-depth.
 """
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -12,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from latent2pixel.errors import GeometryError
+
+BATCH_NORM_EPS = 1e-5
+"""With a variance of 1 less than this, ``sqrt(variance + eps)`` is 1 to the last bit in float32."""
 
 
 class PixelVAE(ModelMixin, ConfigMixin):
@@ -44,18 +51,45 @@ class PixelVAE(ModelMixin, ConfigMixin):
 
     @property
     def config(self) -> FrozenDict:
-        """The codec's own settings and those that pipelines read of an ``AutoencoderKL``; only the former are saved."""
+        """The codec's own settings and those that pipelines read of their own VAE; only the former are saved.
+
+        Geometry goes by other names in ``AutoencoderKL``, ``AutoencoderDC``, the VAEs of video models, and FLUX.2's.
+        """
         own = self._internal_dict
+        channels, levels = own["in_channels"] * own["factor"] ** 2, (1,) * own["factor"].bit_length()
         return FrozenDict(
             {
                 **own,
-                "latent_channels": own["in_channels"] * own["factor"] ** 2,
-                "block_out_channels": (1,) * own["factor"].bit_length(),
+                "latent_channels": channels,
+                "z_dim": channels,
+                "block_out_channels": levels,
+                "encoder_block_out_channels": levels,
+                "spatial_compression_ratio": own["factor"],
                 "scaling_factor": 1.0,
                 "shift_factor": 0.0,
+                "latents_mean": [0.0] * channels,
+                "latents_std": [1.0] * channels,
+                "batch_norm_eps": BATCH_NORM_EPS,
                 "force_upcast": False,
             }
         )
+
+    @property
+    def temperal_downsample(self) -> list[bool]:
+        """One entry a halving, as the VAEs of video models spell and count it."""
+        return [False] * (self._internal_dict["factor"].bit_length() - 1)
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels per cell and axis."""
+        return self._internal_dict["factor"]
+
+    @property
+    def bn(self) -> SimpleNamespace:
+        """Statistics of tokens of 2 x 2 cells that change nothing, for pipelines whose VAE normalises by its own."""
+        channels = 4 * self.config["latent_channels"]
+        mean, variance = self.anchor.new_zeros(channels), self.anchor.new_full((channels,), 1 - BATCH_NORM_EPS)
+        return SimpleNamespace(running_mean=mean, running_var=variance)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,14 +105,21 @@ class PixelVAE(ModelMixin, ConfigMixin):
         """Fold an image into channels.
 
         Args:
-            image_BCHW: Pixels in [-1, 1]; height and width multiples of ``factor``.
+            image_BCHW: Pixels in [-1, 1]; height and width multiples of ``factor``. Pipelines of video models pass one
+                frame, (B, C, 1, H, W), and get one back.
             return_dict: As in diffusers.
 
         Returns:
             A distribution without spread on the folded image (B, C * factor**2, H / factor, W / factor).
         """
-        distribution = PointMass(functional.pixel_unshuffle(image_BCHW, self.config["factor"]))
+        distribution = PointMass(_per_frame(functional.pixel_unshuffle, image_BCHW, self.config["factor"]))
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
+
+    def enable_tiling(self, *_args: Any, **_settings: Any) -> None:
+        """Do nothing: reordering pixels needs no tiles."""
+
+    def enable_slicing(self) -> None:
+        """Do nothing: reordering pixels needs no slices."""
 
     def decode(
         self, folded_BZHW: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
@@ -94,8 +135,13 @@ class PixelVAE(ModelMixin, ConfigMixin):
             The image (B, C, H, W), same values.
         """
         del generator
-        image_BCHW = functional.pixel_shuffle(folded_BZHW, self.config["factor"])
+        image_BCHW = _per_frame(functional.pixel_shuffle, folded_BZHW, self.config["factor"])
         return DecoderOutput(sample=image_BCHW) if return_dict else (image_BCHW,)
+
+
+def _per_frame(reorder: Callable[[Tensor, int], Tensor], map_BCHW: Tensor, factor: int) -> Tensor:
+    """Reorder a map, or the only frame of a video (B, C, 1, H, W)."""
+    return reorder(map_BCHW.squeeze(2), factor).unsqueeze(2) if map_BCHW.ndim == 5 else reorder(map_BCHW, factor)
 
 
 class PointMass:

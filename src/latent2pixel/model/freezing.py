@@ -38,7 +38,8 @@ def trainable_names(
 ) -> tuple[str, ...]:
     """Return the names of the parameters that train, in the model's order.
 
-    Blocks are those of the family's main list: refiners and text-only blocks do not count.
+    Blocks are those of the family's main list: refiners and text-only blocks do not count. What no gradient reaches
+    (``Trunk.unreached``) never trains.
 
     Args:
         model: A pixel transformer.
@@ -75,7 +76,8 @@ def trainable_names(
         )
     ends = {*blocks[:num_blocks], *blocks[len(blocks) - num_blocks :]}
     behind_tokens = ("head", "lift.decode")
-    names = [name for name, _ in pixel.named_parameters() if not (to_tokens and is_under(name, behind_tokens))]
+    left_out = (*pixel.trunk.unreached(pixel), *(behind_tokens if to_tokens else ()))
+    names = [name for name, _ in pixel.named_parameters() if not is_under(name, left_out)]
     if preset == "released":
         middle = tuple(block for block in blocks if block not in ends)
         return tuple(name for name in names if not is_under(name, middle))

@@ -1,6 +1,7 @@
 """Pixel transformers: the source's own class with pixel patches in front and a detailer head behind.
 
-Shape letters: B batch, C image channels, D trunk width, H and W image size in pixels, h and w the token grid.
+Shape letters: B batch, C image channels, D trunk width, d values of a latent
+token, V values that the trunk carries out of a token, H and W image size in pixels, h and w the token grid.
 """
 
 import inspect
@@ -20,7 +21,8 @@ from latent2pixel.flow import velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
-from latent2pixel.model.trunk import Grid, Trunk
+from latent2pixel.model.tokens import Grid
+from latent2pixel.model.trunk import Trunk
 
 IMAGE_CHANNELS = 3
 PIXEL_CONFIG: dict[str, Any] = {
@@ -82,17 +84,20 @@ class PixelTransformerMixin(nn.Module):
         return_dict = call.pop("return_dict", True)
         sample = call[self.trunk.sample_argument]
         is_image = isinstance(sample, Tensor) and sample.ndim == 4 and sample.shape[1] == IMAGE_CHANNELS
-        noisy_BCHW = sample if is_image else self.trunk.read(sample, self.factor)
-        grid = self._require_grid(noisy_BCHW)
+        noisy_BCHW = sample if is_image else functional.pixel_shuffle(self.trunk.map_of(call), self.factor)
+        grid = self.grid_of(noisy_BCHW)
         run = self._forward_lifted if self.config["lift_config"] else self._forward_plain
         image_BCHW, tokens_Bdhw = run(noisy_BCHW, grid, call)
-        result = image_BCHW if is_image else self.trunk.write(image_BCHW, self.factor)
+        if is_image:
+            result = image_BCHW
+        else:
+            result = self.trunk.output(functional.pixel_unshuffle(image_BCHW, self.factor), call)
         return PixelTransformerOutput(sample=result, tokens_Bdhw=tokens_Bdhw) if return_dict else (result,)
 
     def _forward_plain(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, None]:
         """Return the head's image: patches in, hidden states to the head."""
         noisy_BCHW = noisy_BCHW.to(self.dtype)
-        return self.head(noisy_BCHW, self._hidden(noisy_BCHW, grid, call)).float(), None
+        return self.head(noisy_BCHW, self._carried(noisy_BCHW, grid, call)).float(), None
 
     def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the velocity to the clean image that lift, source and head together predict, and its tokens."""
@@ -107,8 +112,11 @@ class PixelTransformerMixin(nn.Module):
     def _denoise(self, lifted: LiftedInput, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Run the trunk on lifted tokens; return the clean ones that it predicts and its last hidden states."""
         call[self.trunk.timestep_argument] = self.trunk.timestep(lifted.sigma_B)
-        feature_BDhw = self._hidden(lifted.image_BCHW.to(self.dtype), grid, call)
-        latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(self, grid).float()
+        carried_BVhw = self._carried(lifted.image_BCHW.to(self.dtype), grid, call)
+        # What the tapped tail made of the hidden states comes behind them.
+        token_dim = self.config["lift_config"]["token_dim"]
+        feature_BDhw, values_Bdhw = carried_BVhw.tensor_split([carried_BVhw.shape[1] - token_dim], dim=1)
+        latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(values_Bdhw).float()
         return lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw, feature_BDhw
 
     @torch.no_grad()
@@ -177,14 +185,19 @@ class PixelTransformerMixin(nn.Module):
         detail_BCHW = self.head.decode(ends.skips, ends.coarse_BChw, joined_BDhw)
         return self.lift.leave(noisy_BCHW, sigma_B, tokens_Bdhw) + detail_BCHW.float()
 
-    def _hidden(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
-        """Run the trunk on an image and return its last hidden states as a feature map (B, D, h, w)."""
-        call[self.trunk.sample_argument] = self.trunk.pack(image_BCHW, self.factor)
-        return self.trunk.feature(super().forward(**call, return_dict=False)[0], grid)
+    def _carried(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+        """Run the trunk on an image and return what it carries out: (B, D, h, w), with a lift (B, D + d, h, w)."""
+        call[self.trunk.sample_argument] = self.trunk.sample(functional.pixel_unshuffle(image_BCHW, self.factor), call)
+        return self.trunk.carried(self, super().forward(**call, return_dict=False)[0], grid)
 
-    def _require_grid(self, noisy_BCHW: Tensor) -> tuple[int, int]:
+    def grid_of(self, images_BCHW: Tensor) -> Grid:
+        """Return the token rows and columns of images.
+
+        Raises:
+            GeometryError: If they do not divide into whole patches.
+        """
         patch = self.config["pixel_patch_size"]
-        height, width = noisy_BCHW.shape[-2:]
+        height, width = images_BCHW.shape[-2:]
         if height % patch or width % patch:
             raise GeometryError(
                 "The image does not divide into whole patches",
@@ -303,8 +316,9 @@ class PixelTransformerMixin(nn.Module):
         for name in self.trunk.input_projections:
             source: Any = transformer.get_submodule(name)
             pixel: Any = self.get_submodule(name)
-            weight_wD = source.weight.float().cpu() @ fit.basis_Dd.T
-            pixel.weight.copy_(weight_wD[:, self.patch_order()])
+            # A convolution over whole patches is a matrix of (channel, row, column).
+            weight_wD = source.weight.flatten(1).float().cpu() @ fit.basis_Dd.T
+            pixel.weight.copy_(weight_wD[:, self.patch_order()].view_as(pixel.weight))
             if fit.projection_std is not None:
                 nn.init.normal_(pixel.weight, std=fit.projection_std, generator=generator)
             if pixel.bias is not None:
@@ -315,7 +329,7 @@ class PixelTransformerMixin(nn.Module):
         patch = self.config["pixel_patch_size"]
         places = torch.arange(IMAGE_CHANNELS * patch**2, dtype=torch.float64).view(1, -1, 1, 1)
         image_BCHW = functional.pixel_shuffle(places, patch)
-        return self.trunk.tokens(self.trunk.pack(image_BCHW, self.factor)).flatten().long()
+        return self.trunk.tokens(functional.pixel_unshuffle(image_BCHW, self.factor)).flatten().long()
 
 
 def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[PixelTransformerMixin]:

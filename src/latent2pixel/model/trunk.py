@@ -1,16 +1,21 @@
 """What the model layer has to know of a source's transformer; every module in ``families/`` answers it.
 
-Shape letters: B batch, C image channels, D trunk width, H and W image size in pixels, h and w the token grid.
+Shape letters: B batch, D trunk width, H and W a latent map's size in cells, h and w the token grid, Z channels of a
+latent cell, d values of a latent token. A *latent map* is (B, Z, H, W), whoever patchifies it; a pixel model's holds
+``factor`` x ``factor`` pixels in each cell.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-Grid = tuple[int, int]
-"""Token rows and columns."""
+from latent2pixel.model.tail import pass_through, tap
+from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
+
+Call = Mapping[str, Any]
+"""Named arguments of a transformer's ``forward``."""
 
 
 class Trunk(ABC):
@@ -18,22 +23,30 @@ class Trunk(ABC):
 
     transformer_class: ClassVar[type[Any]]
     """The source's own class, of diffusers."""
-    latent_patch: ClassVar[int]
+    latent_patch: ClassVar[int] = 2
     """Latent cells per token and axis, whoever patchifies; the codec factor is the pixel patch divided by it."""
-    sign: ClassVar[Literal[-1, 1]]
+    sign: ClassVar[Literal[-1, 1]] = 1
     """``sign * network output`` is the velocity ``eps - x0``."""
-    objective: ClassVar[Literal["flow", "eps"]]
-    """What the network was trained to predict: the velocity of a straight path, or DDPM noise."""
-    sample_argument: ClassVar[str]
+    objective: ClassVar[Literal["flow", "eps", "v"]] = "flow"
+    """What the network was trained to predict: the velocity of a straight path, DDPM noise, or DDPM's velocity."""
+    sample_argument: ClassVar[str] = "hidden_states"
     """Name of the noisy sample in the transformer's ``forward``."""
-    timestep_argument: ClassVar[str]
+    timestep_argument: ClassVar[str] = "timestep"
     """Name of the clock in the transformer's ``forward``."""
+    clock: ClassVar[Literal["sigma", "1 - sigma", "1000 sigma"]] = "sigma"
+    """What the transformer is told at noise level sigma."""
     input_projections: ClassVar[tuple[str, ...]]
     """Modules that map patches to tokens; made anew for pixels."""
-    tail: ClassVar[tuple[str, ...]]
-    """Modules behind the last block, dropped for the detailer head."""
-    image_blocks: ClassVar[tuple[str, ...]]
+    tail: ClassVar[tuple[str, ...]] = ("norm_out", "proj_out")
+    """Modules behind the last block, in execution order, dropped for the detailer head."""
+    tail_projection: ClassVar[str] = "proj_out"
+    """The tail's last linear layer, which makes latent tokens."""
+    image_blocks: ClassVar[tuple[str, ...]] = ("transformer_blocks",)
     """Main block lists in execution order; refiners and text-only lists do not count."""
+    token_order: ClassVar[TokenOrder] = "channel first"
+    """How a token's values are ordered where the input projection takes them."""
+    output_order: ClassVar[TokenOrder] = "channel first"
+    """How a token's values are ordered where the tail's projection returns them."""
 
     @property
     def new_parts(self) -> tuple[str, ...]:
@@ -53,63 +66,79 @@ class Trunk(ABC):
     def width(self, model: Any) -> int:
         """Return the number of channels of a token inside the trunk."""
 
-    @abstractmethod
-    def strip_tail(self, model: Any) -> None:
-        """Replace norm and projection behind the last block, so that the trunk returns raw hidden states."""
+    def unreached(self, model: Any) -> tuple[str, ...]:
+        """Return modules and parameters that no gradient reaches; they never train, and would stall a multi-GPU run.
 
-    @abstractmethod
-    def tap_tail(self, model: Any, token_dim: int) -> None:
-        """Keep norm and projection behind the last block, but let the trunk return raw hidden states all the same.
-
-        Args:
-            model: Transformer of the pixel model, just built.
-            token_dim: Values of a latent token, which the projection returns.
+        Such as the text side of a last block, whose output nothing reads.
         """
-
-    @abstractmethod
-    def tail_tokens(self, model: Any, grid: Grid) -> Tensor:
-        """Return what the tapped tail made of the last call's image tokens, (B, d, h, w)."""
+        del model
+        return ()
 
     @abstractmethod
     def token_dim(self, source_config: Mapping[str, Any]) -> int:
         """Return d, the values of a latent token of the source."""
 
     @abstractmethod
-    def tokens(self, sample: Any) -> Tensor:
-        """Return what the input projection receives of a native sample: (B, values of a token, h, w)."""
+    def map_of(self, call: Call) -> Tensor:
+        """Return the latent map of a call's native sample, (B, Z, H, W)."""
 
     @abstractmethod
-    def untokens(self, tokens_Bdhw: Tensor) -> Any:
-        """Turn tokens into a native sample; undoes ``tokens``."""
+    def sample(self, map_BZHW: Tensor, call: Call) -> Any:
+        """Lay a latent map out as the transformer takes it; undoes ``map_of``. ``call`` holds the other arguments."""
+
+    def output(self, map_BZHW: Tensor, call: Call) -> Any:
+        """Lay a latent map out as the source's transformer returns it to its pipeline: as its sample, unless told."""
+        return self.sample(map_BZHW, call)
 
     @abstractmethod
-    def read(self, sample: Any, factor: int) -> Tensor:
-        """Turn the transformer's native sample into a noisy image (B, C, H, W)."""
+    def carried(self, model: Any, output: Any, grid: Grid) -> Tensor:
+        """Return what a transformer without its tail carries out on its image tokens: (B, values, h, w)."""
 
-    @abstractmethod
-    def pack(self, noisy_BCHW: Tensor, factor: int) -> Any:
-        """Turn a noisy image into the transformer's native sample; undoes ``read``."""
+    def carry(self, model: Any, num_values: int) -> None:
+        """Make the transformer's own unpatchify, if it has one, carry so many values a token out."""
+        model.out_channels = num_values // self.latent_patch**2
 
-    @abstractmethod
-    def feature(self, output: Any, grid: Grid) -> Tensor:
-        """Turn what the stripped transformer returns into the feature map (B, D, h, w)."""
+    def strip_tail(self, model: Any) -> None:
+        """Replace norm and projection behind the last block, so that the trunk returns raw hidden states."""
+        pass_through(model, self.tail)
+        self.carry(model, self.width(model))
 
-    @abstractmethod
-    def write(self, image_BCHW: Tensor, factor: int) -> Any:
-        """Turn the head's output into what the source's transformer would return to its pipeline."""
+    def tap_tail(self, model: Any, token_dim: int) -> None:
+        """Keep norm and projection behind the last block, and let the trunk return hidden states and their output.
 
-    @abstractmethod
+        Args:
+            model: Transformer of the pixel model, just built.
+            token_dim: Values of a latent token, which the projection returns.
+        """
+        tap(model, self.tail, projection=self.tail_projection, num_values=token_dim)
+        self.carry(model, self.width(model) + token_dim)
+
+    def tail_tokens(self, values_Bdhw: Tensor) -> Tensor:
+        """Bring what the tapped tail made of image tokens into the order of the input projection, (B, d, h, w)."""
+        if self.output_order == self.token_order:
+            return values_Bdhw
+        return self.tokens(unpatchify(values_Bdhw, self.latent_patch, self.output_order))
+
+    def tokens(self, map_BZHW: Tensor) -> Tensor:
+        """Return what the input projection receives of a latent map: (B, values of a token, h, w)."""
+        return patchify(map_BZHW, self.latent_patch, self.token_order)
+
+    def untokens(self, tokens_Bdhw: Tensor) -> Tensor:
+        """Return the latent map of tokens, (B, Z, H, W); undoes ``tokens``."""
+        return unpatchify(tokens_Bdhw, self.latent_patch, self.token_order)
+
     def timestep(self, sigma_B: Tensor) -> Tensor:
-        """Return what the transformer receives as its clock at a noise level in [0, 1] (1 is noise), shape (B,)."""
+        """Return what the transformer receives as its clock at a noise level in [0, 1] (1 is noise), shape (B,).
 
-    @abstractmethod
+        Computed by way of thousandths, as schedulers and pipelines do it, so that the rounding agrees to the last bit.
+        """
+        thousandths_B = 1000 * sigma_B
+        if self.clock == "1000 sigma":
+            return thousandths_B
+        return (1000 - thousandths_B) / 1000 if self.clock == "1 - sigma" else thousandths_B / 1000
+
     def sigma(self, timestep_B: Tensor) -> Tensor:
         """Return the noise level in [0, 1] that a clock of the transformer tells; undoes ``timestep``."""
-
-
-class PassThrough(nn.Module):
-    """Stands in for a final norm or projection and returns its input; modulation arguments are ignored."""
-
-    def forward(self, hidden: Tensor, *_modulation: Any, **_named_modulation: Any) -> Tensor:
-        """Return the hidden states as they came."""
-        return hidden
+        if self.clock == "1000 sigma":
+            return timestep_B / 1000
+        return 1 - timestep_B if self.clock == "1 - sigma" else timestep_B

@@ -109,7 +109,8 @@ class _Run:
     ) -> None:
         self.pipe, self.dataset, self.encoded, self.out, self.config = pipe, dataset, encoded, out, config
         self.family = family_of(pipe.transformer)
-        self.shift = config.shift if config.shift is not None else self.family.shift(pipe.scheduler)
+        if config.shift is None:
+            self.family.shift(pipe.scheduler, 1)  # refused now rather than in the first step
         names = trained_names(pipe.transformer, config)
         freezing.freeze_all_but(pipe.transformer, names)
         self.share = freezing.describe(pipe.transformer, names)
@@ -253,9 +254,12 @@ class _Run:
         )[rank::world]
         items = [self.dataset[index] for index in indices]
         images_BCHW = torch.stack([item["image"] for item in items])
+        model = unwrapped(self.model)
+        rows, columns = grid = model.grid_of(images_BCHW)
+        shift = config.shift if config.shift is not None else self.family.shift(self.pipe.scheduler, rows * columns)
         drawn = draw(
             tuple(images_BCHW.shape),  # type: ignore[arg-type]
-            shift=self.shift,
+            shift=shift,
             caption_dropout=config.caption_dropout,
             generator=step_generator(config.seed, self.step, rank),
             noise_seeds=[item["seed"] for item in items] if config.fixed_noise else None,
@@ -264,11 +268,7 @@ class _Run:
             self.family.null_prompt if dropped else item["prompt"]
             for item, dropped in zip(items, drawn.dropped_B.tolist(), strict=True)
         ]
-        conditioning = self.family.collate(
-            [self.encoded(prompt) for prompt in prompts],
-            device=self.accelerator.device,
-            dtype=unwrapped(self.model).dtype,
-        )
+        conditioning = self.family.collate(model, [self.encoded(prompt) for prompt in prompts], grid)
         device = self.accelerator.device
         images_BCHW = images_BCHW.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
