@@ -9,11 +9,13 @@ import platform
 import statistics
 import time
 from datetime import date
+from functools import partial
 
 import torch
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
+from latent2pixel.flow import sample_sigmas
 from latent2pixel.io.pipeline_folder import open_pipeline
 from latent2pixel.model import freezing
 from latent2pixel.recipes import miniature, paper
@@ -31,11 +33,16 @@ def seconds_per_step(*, num_blocks: int, steps: int, batch_size: int) -> list[fl
     freezing.freeze_all_but(model, names)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     encoded = family.encode(pipe, ["a red circle to the left of a blue square"])
-    conditioning = family.collate(encoded * batch_size, device="cpu", dtype=torch.float32)
     images = torch.rand(batch_size, 3, 64, 64) * 2 - 1
+    conditioning = family.collate(model, encoded * batch_size, model.grid_of(images))
     times = []
     for step in range(steps + 2):
-        drawn = draw(tuple(images.shape), shift=3.0, caption_dropout=0.0, generator=step_generator(0, step))
+        drawn = draw(
+            tuple(images.shape),
+            sample_sigmas=partial(sample_sigmas, shift=3.0),
+            caption_dropout=0.0,
+            generator=step_generator(0, step),
+        )
         started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
             loss = transfer_loss(model, images, drawn, conditioning)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, PROMPTS, noise, patch_px, tiny_pipeline, tiny_pixel_pipeline, token_dim_of
+from tests.tiny import FAMILIES, PROMPTS, noise, patch_px, tiny_pipeline, tiny_pixel_pipeline, token_dim_of, whole_grid
 from torch.nn import functional
 
 from latent2pixel.convert.initialise import LiftStatistics
@@ -21,9 +21,11 @@ def orthonormal(rows: int, columns: int) -> torch.Tensor:
     return torch.linalg.qr(noise(rows, columns).double())[0].float()
 
 
-def linear_world(patch: int = PATCH, token_dim: int = TOKEN_DIM) -> tuple[torch.Tensor, torch.Tensor, LiftFit]:
+def linear_world(
+    patch: int = PATCH, token_dim: int = TOKEN_DIM, grid: tuple[int, int] = LIFT_GRID
+) -> tuple[torch.Tensor, torch.Tensor, LiftFit]:
     """Return latents, the images of a linear orthonormal VAE with an offset, and their fit."""
-    latents_Bdhw = noise(600, token_dim, *LIFT_GRID, seed=1)
+    latents_Bdhw = noise(600, token_dim, *grid, seed=1)
     basis_Dd, mean_D = orthonormal(3 * patch**2, token_dim), 0.3 * noise(3 * patch**2, seed=2)
     patches_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, basis_Dd) + mean_D.view(-1, 1, 1)
     statistics = LiftStatistics(3 * patch**2, token_dim)
@@ -62,10 +64,10 @@ def test_lifted_noisy_image_is_the_noisy_latent():
 @pytest.mark.parametrize("name", FLOW_FAMILIES)
 @torch.no_grad()
 def test_with_a_linear_vae_the_untrained_model_is_the_source(name):
-    patch = patch_px(name)
-    _, images_BCHW, fit = linear_world(patch, token_dim_of(name))
+    patch, grid = patch_px(name), whole_grid(name, LIFT_GRID)
+    _, images_BCHW, fit = linear_world(patch, token_dim_of(name), grid)
     family, source = load_family(name), tiny_pipeline(name)
-    conditioning = family.collate(source.transformer, family.encode(source, PROMPTS), LIFT_GRID)
+    conditioning = family.collate(source.transformer, family.encode(source, PROMPTS), grid)
     pipe = tiny_pixel_pipeline(name, lift=fit)
     assert family.shift(pipe.scheduler, 6) == pytest.approx(family.shift(source.scheduler, 6) * fit.scale)
     for sigma in SIGMAS:
@@ -90,15 +92,15 @@ def test_with_a_linear_vae_the_untrained_model_is_the_source(name):
 @torch.no_grad()
 def test_a_bfloat16_lift_runs_and_agrees(name):
     """Failed once: float32 tokens met a bfloat16 decode."""
-    patch = patch_px(name)
-    _, images_BCHW, fit = linear_world(patch, token_dim_of(name))
+    patch, grid = patch_px(name), whole_grid(name, LIFT_GRID)
+    _, images_BCHW, fit = linear_world(patch, token_dim_of(name), grid)
     family, source = load_family(name), tiny_pipeline(name)
     encoded, sigma_B = family.encode(source, PROMPTS), torch.tensor([0.5, 0.9])
     noisy_BCHW = add_noise(images_BCHW[:2], noise(2, *images_BCHW.shape[1:], seed=4), sigma_B)
     model = tiny_pixel_pipeline(name, lift=fit).transformer
     velocities = []
     for dtype in (torch.float32, torch.bfloat16):
-        conditioning = family.collate(model.to(dtype), encoded, LIFT_GRID)
+        conditioning = family.collate(model.to(dtype), encoded, grid)
         velocities.append(predict_velocity(model.to(dtype), noisy_BCHW, sigma_B, conditioning))
     exact, rounded = velocities
     assert rounded.dtype == torch.float32

@@ -11,6 +11,16 @@ FAMILIES = [
     "z_image",
     "flux",
     "sd3",
+    "pixart",
+    "hunyuan_dit",
+    "cogview3",
+    "qwen",
+    "krea2",
+    "nucleus",
+    "sana",
+    "lumina2",
+    "auraflow",
+    "qwen21",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]
@@ -31,6 +41,13 @@ def tiny_source(name: str) -> Any:
 def patch_px(name: str) -> int:
     """Return the pixels per token and axis of a source; 16 unless its module says otherwise."""
     return getattr(tiny_source(name), "PATCH_PX", 16)
+
+
+def whole_grid(name: str, grid: tuple[int, int]) -> tuple[int, int]:
+    """Return a token grid with each side rounded up to what the source's pipeline can make."""
+    multiple = getattr(tiny_source(name), "GRID_MULTIPLE", 1)
+    rows, columns = (-(-size // multiple) * multiple for size in grid)
+    return rows, columns
 
 
 def size_px(name: str, grid: tuple[int, int] = GRID) -> dict[str, int]:
@@ -103,11 +120,22 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 class OracleHead(nn.Module):
-    """Stands in for a trained head: returns the network output whose velocity leads exactly to a known image."""
+    """Stands in for a trained head: returns the network output that leads exactly to a known image.
 
-    def __init__(self, target_BCHW: torch.Tensor, *, sign: int, sigma: float) -> None:
+    Args:
+        target_BCHW: The image.
+        family: Tells sign and objective.
+        sigma: Noise level of the next call; set anew before another.
+    """
+
+    def __init__(self, target_BCHW: torch.Tensor, *, family: Any, sigma: float) -> None:
         super().__init__()
-        self.target_BCHW, self.sign, self.sigma = target_BCHW, sign, sigma
+        self.target_BCHW, self.family, self.sigma = target_BCHW, family, sigma
 
     def forward(self, noisy_BCHW: torch.Tensor, feature_BDhw: torch.Tensor) -> torch.Tensor:
-        return self.sign * (noisy_BCHW - self.target_BCHW) / self.sigma
+        sigma, clean = float(self.sigma), self.target_BCHW
+        if self.family.objective == "flow":
+            return self.family.sign * (noisy_BCHW - clean) / sigma
+        image, noise = ((1 - sigma) ** 2 + sigma**2) ** -0.5 * torch.tensor([1 - sigma, sigma])
+        eps = (noisy_BCHW - image * clean) / noise
+        return eps if self.family.objective == "eps" else image * eps - noise * clean

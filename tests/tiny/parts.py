@@ -35,7 +35,7 @@ def scheduler(**settings: Any) -> Any:
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, **settings)
 
 
-def vae(*, latent_channels: int = 4) -> nn.Module:
+def vae(*, latent_channels: int = 4, shift_factor: float | None = 0.5) -> nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -47,7 +47,7 @@ def vae(*, latent_channels: int = 4) -> nn.Module:
         norm_num_groups=2,
         mid_block_add_attention=False,
         scaling_factor=0.7,
-        shift_factor=0.5,
+        shift_factor=shift_factor,
     ).eval()
 
 
@@ -112,3 +112,144 @@ def tokenizer(*, max_length: int | None = None, special_tokens: tuple[str, ...] 
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def qwen_vae(*, latent_channels: int = 4) -> nn.Module:
+    """Return Qwen-Image's VAE: of videos, with one mean and one spread a channel."""
+    from diffusers import AutoencoderKLQwenImage
+
+    return AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=latent_channels,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1 * channel - 0.3 for channel in range(latent_channels)],
+        latents_std=[0.5 + 0.2 * channel for channel in range(latent_channels)],
+    ).eval()
+
+
+def qwen25_vl() -> nn.Module:
+    """Return Qwen2.5-VL; its vision tower stays idle."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = {
+        "vocab_size": 32,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": [0],
+    }
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def qwen3_vl(*, num_layers: int = 2, whole: bool = True) -> nn.Module:
+    """Return Qwen3-VL, with or without its language head; its vision tower stays idle."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLModel
+
+    text = {
+        "vocab_size": 32,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 2048,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }
+    config = Qwen3VLConfig(text_config=text, vision_config=vision)
+    return (Qwen3VLForConditionalGeneration if whole else Qwen3VLModel)(config).eval()
+
+
+def processor() -> Any:
+    """Return a processor of chats in the place of Qwen3-VL's, which cannot be built without torchvision.
+
+    Both take the same arguments for texts, and messages whose content is a list of parts.
+    """
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    whole = tokenizer(special_tokens=("<image>", "<|image_pad|>"))
+    content = "{% for part in message['content'] %}{{ part['text'] }} {% endfor %}"
+    template = CHAT_TEMPLATE.replace("{{ message['content'] }} ", content)
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(), tokenizer=whole, chat_template=template, patch_size=16
+    )
+
+
+def qwen21_vae(*, latent_channels: int = 16) -> nn.Module:
+    """Return Qwen-Image 2.1's VAE: of videos with an alpha channel, 16 pixels a cell."""
+    from diffusers import AutoencoderKLQwenImage21
+
+    return AutoencoderKLQwenImage21(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=latent_channels,
+        dim_mult=[1, 1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1 * channel - 0.3 for channel in range(latent_channels)],
+        latents_std=[0.5 + 0.2 * channel for channel in range(latent_channels)],
+    ).eval()
+
+
+def gemma2() -> nn.Module:
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=32,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=1024,
+    )
+    return Gemma2Model(config).eval()
+
+
+def dc_ae(*, latent_channels: int = 16) -> nn.Module:
+    """Return a deep compression autoencoder: 32 x 32 pixels a cell, no distribution."""
+    from diffusers import AutoencoderDC
+
+    widths = (4, 4, 8, 8, 16, 16)
+    return AutoencoderDC(
+        latent_channels=latent_channels,
+        attention_head_dim=4,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(1,) * len(widths),
+        decoder_layers_per_block=(1,) * len(widths),
+        encoder_qkv_multiscales=((),) * len(widths),
+        decoder_qkv_multiscales=((),) * len(widths),
+        scaling_factor=0.4,
+    ).eval()
+
+
+def umt5() -> nn.Module:
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(d_model=WIDTH, d_ff=32, d_kv=16, num_layers=2, num_heads=2, vocab_size=32)
+    return UMT5EncoderModel(config).eval()

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch.nn import functional
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
+from latent2pixel.flow import sample_sigmas
 from latent2pixel.model.freezing import frozen_copy
 from latent2pixel.train.step import (
     Draw,
@@ -43,7 +45,11 @@ def test_draws_depend_on_seed_and_counters_alone():
 def test_fixed_noise_follows_the_image_not_the_step():
     def noise(step, seeds):
         return draw(
-            (2, 3, 4, 4), shift=3.0, caption_dropout=0.0, generator=step_generator(0, step), noise_seeds=seeds
+            (2, 3, 4, 4),
+            sample_sigmas=partial(sample_sigmas, shift=3.0),
+            caption_dropout=0.0,
+            generator=step_generator(0, step),
+            noise_seeds=seeds,
         ).noise_BCHW
 
     assert torch.equal(noise(1, [7, 8]), noise(2, [7, 8]))
@@ -51,7 +57,12 @@ def test_fixed_noise_follows_the_image_not_the_step():
 
 
 def test_dropout_share_is_what_was_asked_for():
-    drawn = draw((4000, 1, 1, 1), shift=1.0, caption_dropout=0.25, generator=step_generator(0))
+    drawn = draw(
+        (4000, 1, 1, 1),
+        sample_sigmas=partial(sample_sigmas, shift=1.0),
+        caption_dropout=0.25,
+        generator=step_generator(0),
+    )
     assert drawn.dropped_B.float().mean().item() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 
 

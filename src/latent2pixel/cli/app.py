@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from latent2pixel.cli import convert, data, demo, generate, ladder, train, world
+from latent2pixel.cli import convert, data, demo, export, families, generate, inspect, ladder, train, world
 from latent2pixel.errors import L2PError
 
 EXIT_BUG = 1
@@ -24,6 +24,9 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
 app.command("ladder")(ladder.ladder)
+app.command("families")(families.families)
+app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.add_typer(data.app, name="data")

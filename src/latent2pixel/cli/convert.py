@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    patch_size: Annotated[int, typer.Option(help="Pixels per token and axis; 16 for 1K, 64 for 4K.")] = 16,
+    out: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
+    patch_size: Annotated[
+        int | None, typer.Option(help="Pixels per token and axis; 64 for 4K; default: the source's own.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="lift, paper or released.")] = "paper",
     head: Annotated[str, typer.Option(help="1k, 4k, or channels of each level such as 16,32,64,96.")] = "1k",
     images: Annotated[
@@ -37,17 +39,26 @@ def convert(
         ),
     ] = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
+    from_released: Annotated[
+        Path | None,
+        typer.Option(help="Published pixel weights instead: `l2p convert OUT --from-released FILE --base SOURCE`."),
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The pipeline that the published weights were made from.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
 ) -> None:
     """Convert a source: codec in the VAE's place, new input projection and detailer head, everything else kept."""
+    if from_released is not None or base is not None:
+        _import_released(from_released, base, folders=[source, out], as_json=as_json)
+        return
+    out = _require_out(out)
     channels = parse_head(head)
     from latent2pixel import recipes
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run
-    from latent2pixel.convert.convert import plan_folder
+    from latent2pixel.convert.convert import plan_folder, source_patch_px
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
@@ -59,8 +70,9 @@ def convert(
     if warm_up_steps is None:
         warm_up_steps = published.warm_up_steps
     chosen_map = published.input_map if input_map is None else cast("InputMap", input_map)
+    folder = find_pipeline_folder(source)
     config = ConversionConfig(
-        patch_size=patch_size,
+        patch_size=source_patch_px(folder) if patch_size is None else patch_size,
         head=channels,
         freezing=published.freezing,
         num_blocks=num_blocks,
@@ -70,14 +82,14 @@ def convert(
         seed=seed,
     )
     # Also before images are made, which can take an hour.
-    plan, _ = plan_folder(find_pipeline_folder(source), config)
+    plan, _ = plan_folder(folder, config)
     if dry_run:
         typer.echo(json.dumps(plan.counts()) if as_json else plan.describe())
         return
     report = run(
         source,
         out,
-        patch_size=patch_size,
+        patch_size=config.patch_size,
         recipe=published.freezing,
         head=channels,
         num_blocks=num_blocks,
@@ -101,6 +113,35 @@ def convert(
         err=True,
     )
     typer.echo(str(report.folder))
+
+
+def _import_released(file: Path | None, base: str | None, *, folders: list[str | Path | None], as_json: bool) -> None:
+    from latent2pixel.convert.released import import_released
+    from latent2pixel.errors import ConfigError
+
+    given = [folder for folder in folders if folder is not None]
+    if file is None or base is None or len(given) != 1:
+        raise ConfigError(
+            "Published weights need a file, a base and one folder to make",
+            found=f"--from-released {file}, --base {base}, {len(given)} folders",
+            expected="l2p convert OUT --from-released model-1k-merge.safetensors --base SOURCE",
+            fix="Give all three; the base is the latent pipeline that the weights were made from.",
+        )
+    folder = import_released(file, base, given[0])
+    typer.echo(json.dumps({"folder": str(folder)}) if as_json else str(folder))
+
+
+def _require_out(out: Path | None) -> Path:
+    from latent2pixel.errors import ConfigError
+
+    if out is None:
+        raise ConfigError(
+            "There is no folder to write to",
+            found="one argument",
+            expected="l2p convert SOURCE OUT",
+            fix="Name the folder to make.",
+        )
+    return out
 
 
 def _require_absent(options: Mapping[str, object], *, recipe: str) -> None:

@@ -18,7 +18,7 @@ class ConversionConfig:
     """What decides a conversion, next to its source; the defaults are the paper's at 1024 px."""
 
     patch_size: int = 16
-    """Pixels per token and axis; 16 keeps the token count of an 8x VAE with latent patch 2."""
+    """Pixels per token and axis; 16 keeps the token count of an 8x VAE with latent patch 2, which most sources have."""
     head: str | tuple[int, ...] = "1k"
     """Detailer head: a name of ``HEAD_CHANNELS``, or the channels of each level."""
     head_feature_norm: str = "none"

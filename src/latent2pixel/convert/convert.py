@@ -19,6 +19,7 @@ from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
 from latent2pixel.convert.warm_up import WarmUp, warm_up
 from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
 from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
+from latent2pixel.families.base import Family, require_pipeline
 from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import (
     find_pipeline_folder,
@@ -56,7 +57,7 @@ class ConversionReport:
 def build_pixel_pipeline(
     pipe: Any,
     *,
-    patch_size: int = 16,
+    patch_size: int | None = None,
     head: str | tuple[int, ...] = "1k",
     head_feature_norm: str = "none",
     lift: LiftFit | None = None,
@@ -67,7 +68,7 @@ def build_pixel_pipeline(
 
     Args:
         pipe: A stock diffusers pipeline, the source; stays usable. Training the pixel model changes its weights too.
-        patch_size: Pixels per token and axis.
+        patch_size: Pixels per token and axis; None keeps the source's own.
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         lift: Start from this fit (``fit_lift``) instead of a random projection; the noise shift follows from it.
@@ -87,6 +88,7 @@ def build_pixel_pipeline(
         raise _no_transformer(type(pipe).__name__)
     _require_latent(type(transformer).__name__)
     family = family_of(transformer)
+    patch_size = family.token_px(pipe) if patch_size is None else patch_size
     options: dict[str, Any] = {
         "pixel_patch_size": patch_size,
         "head_channels": head_channels(head),
@@ -100,10 +102,10 @@ def build_pixel_pipeline(
     generator = torch.Generator().manual_seed(seed)
     pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
     codec = PixelVAE(pixel.factor).to(transformer.device)
-    replaced = {"vae": codec, "transformer": pixel}
+    replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
     if lift is not None:
         token_factor = (family.token_px(pipe) / patch_size) ** 2
-        replaced["scheduler"] = family.with_shift(pipe.scheduler, lift.scale, token_factor=token_factor)
+        replaced["scheduler"] = family.with_shift(replaced["scheduler"], lift.scale, token_factor=token_factor)
     return with_parts(pipe, replaced)
 
 
@@ -120,7 +122,7 @@ def convert(
     source: str | Path,
     out: str | Path,
     *,
-    patch_size: int = 16,
+    patch_size: int | None = None,
     recipe: str = "paper",
     head: str | tuple[int, ...] = "1k",
     head_feature_norm: str = "none",
@@ -139,7 +141,7 @@ def convert(
     Args:
         source: Pipeline folder, or ``owner/name`` on the Hub.
         out: Folder to make.
-        patch_size: Pixels per token and axis.
+        patch_size: Pixels per token and axis; None keeps those of the family's releases.
         recipe: Freezing preset, of ``model.freezing.PRESETS``; only recorded and reported here, training applies it.
         head: Detailer head: a name of ``HEAD_CHANNELS`` or the channels of each level.
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
@@ -158,8 +160,9 @@ def convert(
         ConfigError: If a setting does not exist.
         OutputFolderError: If ``out`` holds something else, cannot be written, or the disk is full.
     """
+    folder, target = find_pipeline_folder(source), Path(out)
     config = ConversionConfig(
-        patch_size=patch_size,
+        patch_size=source_patch_px(folder) if patch_size is None else patch_size,
         head=head,
         head_feature_norm=head_feature_norm,
         freezing=recipe,
@@ -170,7 +173,6 @@ def convert(
         warm_up_steps=warm_up_steps,
         seed=seed,
     )
-    folder, target = find_pipeline_folder(source), Path(out)
     plan, empty = plan_folder(folder, config)
     names = trainable_names(empty, preset=config.freezing, num_blocks=config.num_blocks)
     report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
@@ -243,12 +245,7 @@ def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan,
     Raises:
         L2PError: As ``convert``.
     """
-    parts = parts_of(read_index(folder))
-    if "transformer" not in parts:
-        raise _no_transformer(str(folder))
-    class_name = parts["transformer"][1]
-    _require_latent(class_name)
-    family = family_of(class_name)
+    family = _family_of_folder(folder)
     stored = require_complete(folder).get("transformer", {})
     source_config = read_json(folder / "transformer" / "config.json")
     empty = load_pixel_class(family.name).from_config_of(
@@ -261,6 +258,26 @@ def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan,
     )
     source_shapes = {key: tensor.shape for key, tensor in stored.items()}
     return plan_conversion(source_shapes, shapes_of(empty), family=family), empty
+
+
+def source_patch_px(folder: Path) -> int:
+    """Return the pixels per token and axis of a source folder, as its family's releases have them.
+
+    Raises:
+        L2PError: As ``convert``.
+    """
+    return _family_of_folder(folder).patch_px
+
+
+def _family_of_folder(folder: Path) -> Family:
+    parts = parts_of(read_index(folder))
+    if "transformer" not in parts:
+        raise _no_transformer(str(folder))
+    class_name = parts["transformer"][1]
+    _require_latent(class_name)
+    family = family_of(class_name)
+    require_pipeline(folder, family)
+    return family
 
 
 def _settings(

@@ -15,6 +15,16 @@ TRANSFORMERS: dict[str, str] = {
     "z_image": "ZImageTransformer2DModel",
     "flux": "FluxTransformer2DModel",
     "sd3": "SD3Transformer2DModel",
+    "pixart": "PixArtTransformer2DModel",
+    "hunyuan_dit": "HunyuanDiT2DModel",
+    "cogview3": "CogView3PlusTransformer2DModel",
+    "qwen": "QwenImageTransformer2DModel",
+    "krea2": "Krea2Transformer2DModel",
+    "nucleus": "NucleusMoEImageTransformer2DModel",
+    "sana": "SanaTransformer2DModel",
+    "lumina2": "Lumina2Transformer2DModel",
+    "auraflow": "AuraFlowTransformer2DModel",
+    "qwen21": "QwenImage21Transformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
 
@@ -37,6 +47,11 @@ def load_family(name: str) -> "Family":
 def load_pixel_class(name: str) -> "type[PixelTransformerMixin]":
     """Import the pixel class of a family by its module name and return it."""
     return _module(name).PIXEL_CLASS
+
+
+def module_of(pixel_class: str) -> str:
+    """Return the full name of the module that defines an exported pixel class."""
+    return f"{__name__}.{PIXEL_CLASSES[pixel_class]}"
 
 
 def family_of(transformer: "str | nn.Module") -> "Family":

@@ -5,6 +5,8 @@ Shape letters: B batch, Z channels of a latent cell, H and W size in pixels or l
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.noise_shift import scaled_shift, shift_of
+from latent2pixel.flow import DiffusionClock, sample_sigmas, shift_sigma
+from latent2pixel.io.pipeline_folder import read_index
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 from latent2pixel.model.tokens import Grid, patchify, to_grid, to_sequence
 from latent2pixel.model.trunk import Call, Trunk
@@ -30,6 +34,10 @@ class Family(Trunk):
     """The module's name in this package."""
     pipeline_names: ClassVar[tuple[str, ...]]
     """The stock diffusers text-to-image pipelines, the usual one first."""
+    patch_px: ClassVar[int] = 16
+    """Pixels per token and axis of the released sources."""
+    status: ClassVar[str] = "contract tests at tiny size"
+    """How far it has been proved."""
     null_prompt: ClassVar[str] = ""
     """Prompt without content, for classifier-free dropout in training."""
 
@@ -88,9 +96,40 @@ class Family(Trunk):
         """
         return shift_of(scheduler, num_tokens)
 
+    def sample_sigmas(
+        self,
+        batch: int,
+        *,
+        scheduler: Any,
+        num_tokens: int,
+        shift: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw the noise levels of one training batch as the source's own training did.
+
+        Args:
+            batch: Number of levels.
+            scheduler: Of the pipeline.
+            num_tokens: Tokens of one image.
+            shift: Noise shift instead of the scheduler's.
+            generator: CPU generator.
+
+        Raises:
+            SourceError: If the scheduler has no noise shift and none is given.
+        """
+        shift = self.shift(scheduler, num_tokens) if shift is None else shift
+        return sample_sigmas(batch, shift=shift, generator=generator)
+
     def with_shift(self, scheduler: Any, factor: float, *, token_factor: float = 1.0) -> Any:
         """Return a copy of a scheduler with its noise shift multiplied, at every image size; see ``scaled_shift``."""
         return scaled_shift(scheduler, factor, token_factor=token_factor)
+
+    def scheduler(self, pipe: Any) -> Any:
+        """Return a scheduler whose own noise shift is the one that a latent pipeline samples with: the pipeline's.
+
+        Other ones where the pipeline passes over the shift of its scheduler.
+        """
+        return pipe.scheduler
 
     def width(self, model: Any) -> int:
         """Return the width of all attention heads together."""
@@ -155,6 +194,66 @@ class TokenFamily(Family):
 
     def carry(self, model: Any, num_values: int) -> None:
         """Do nothing: tokens leave the transformer as they are."""
+
+
+class DiffusionFamily(MapFamily):
+    """DDPM sources: they predict noise, or DDPM's velocity, at whole steps of a schedule."""
+
+    clock_scheduler: ClassVar[Any]
+    """A diffusers scheduler with the noise levels that the source was trained at."""
+
+    @cached_property
+    def diffusion_clock(self) -> DiffusionClock:
+        """Steps and their noise levels."""
+        return DiffusionClock(self.clock_scheduler.alphas_cumprod)
+
+    def timestep(self, sigma_B: Tensor) -> Tensor:
+        """Return the step whose noise level is nearest."""
+        return self.diffusion_clock.timestep(sigma_B)
+
+    def sigma(self, timestep_B: Tensor) -> Tensor:
+        """Return the noise level of a step."""
+        return self.diffusion_clock.sigma(timestep_B)
+
+    def sample_sigmas(
+        self,
+        batch: int,
+        *,
+        scheduler: Any,
+        num_tokens: int,
+        shift: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw noise levels of steps, all alike, shifted if asked for.
+
+        Raises:
+            SourceError: If the scheduler has other noise levels than the source was trained at.
+        """
+        found, known = getattr(scheduler, "alphas_cumprod", None), self.clock_scheduler.alphas_cumprod
+        if found is None or found.shape != known.shape or not torch.allclose(found.cpu(), known, atol=1e-5):
+            raise SourceError(
+                "The scheduler's noise levels are not those that this source was trained at",
+                found=type(scheduler).__name__ if found is None else f"{found.min():.5f} at the last step",
+                expected=f"alphas_cumprod of {len(known)} steps down to {known.min():.5f}",
+                fix="Use the scheduler of the released pipeline, or a release with this schedule.",
+            )
+        return shift_sigma(self.diffusion_clock.sample(batch, generator=generator), shift or 1.0)
+
+
+def require_pipeline(folder: Path, family: Family) -> None:
+    """Check that the pipeline of a folder is one of the family's.
+
+    Raises:
+        SourceError: If it belongs to another family: parts of several models were put together.
+    """
+    found = str(read_index(folder).get("_class_name"))
+    if found not in family.pipeline_names:
+        raise SourceError(
+            "Transformer and pipeline do not belong together",
+            found=f"{found} around a {family.transformer_class.__name__} in {folder}",
+            expected=" or ".join(family.pipeline_names),
+            fix="Download the pipeline again; do not mix parts of several models.",
+        )
 
 
 def stacked(items: Sequence[Encoded], key: str, model: Any, *, dtype: torch.dtype | None = None) -> Tensor:

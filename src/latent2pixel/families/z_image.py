@@ -27,6 +27,7 @@ class ZImage(MapFamily):
     name = "z_image"
     transformer_class = ZImageTransformer2DModel
     pipeline_names = ("ZImagePipeline",)
+    status = "whole method on the miniature"
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"
     sample_argument = "x"

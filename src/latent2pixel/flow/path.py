@@ -28,7 +28,7 @@ def add_noise(image_BCHW: Tensor, noise_BCHW: Tensor, sigma_B: Tensor) -> Tensor
     Source:
         Lipman et al. 2022, "Flow Matching for Generative Modeling", section 4.1, with t = 1 - sigma.
     """
-    return torch.lerp(image_BCHW, noise_BCHW, _per_image(sigma_B, image_BCHW))
+    return torch.lerp(image_BCHW, noise_BCHW, per_image(sigma_B, image_BCHW))
 
 
 def velocity(image_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def clean_from_velocity(noisy_BCHW: Tensor, velocity_BCHW: Tensor, sigma_B: Tens
     Source:
         Liu et al. 2022, "Flow Straight and Fast", section 2.1: the path is a line, so one Euler step reaches its end.
     """
-    return noisy_BCHW - _per_image(sigma_B, noisy_BCHW) * velocity_BCHW
+    return noisy_BCHW - per_image(sigma_B, noisy_BCHW) * velocity_BCHW
 
 
 def velocity_from_clean(noisy_BCHW: Tensor, clean_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -79,8 +79,9 @@ def velocity_from_clean(noisy_BCHW: Tensor, clean_BCHW: Tensor, sigma_B: Tensor)
         Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise" (arXiv 2511.13720), section 3:
         x-prediction with v-loss, its division clipped at 0.05.
     """
-    return (noisy_BCHW - clean_BCHW) / _per_image(sigma_B.clamp(min=MIN_SIGMA), noisy_BCHW)
+    return (noisy_BCHW - clean_BCHW) / per_image(sigma_B.clamp(min=MIN_SIGMA), noisy_BCHW)
 
 
-def _per_image(sigma_B: Tensor, like_BCHW: Tensor) -> Tensor:
+def per_image(sigma_B: Tensor, like_BCHW: Tensor) -> Tensor:
+    """Return one number an image in the image's dtype, shaped to multiply it."""
     return sigma_B.to(like_BCHW.dtype).view(-1, *[1] * (like_BCHW.ndim - 1))

@@ -180,7 +180,7 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: 
             expected=f"a pipeline class of diffusers {diffusers.__version__}",
             fix="Update diffusers, or choose another source.",
         )
-    dtypes = {name: dtype or _main_dtype(tensors) for name, tensors in weights.items()}
+    dtypes = {name: dtype or getattr(torch, main_dtype(tensors)) for name, tensors in weights.items()}
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(
             folder,
@@ -220,17 +220,15 @@ def parse_dtype(name: str | None) -> "torch.dtype | None":
     return getattr(torch, name)
 
 
-def _main_dtype(tensors: Mapping[str, StoredTensor]) -> "torch.dtype":
-    """Return the float dtype of most weights; float32 if there is none."""
+def main_dtype(tensors: Mapping[str, StoredTensor]) -> str:
+    """Return the float dtype of most weights by torch's name; float32 if there is none."""
     import math
-
-    import torch
 
     sizes: Counter[str] = Counter()
     for tensor in tensors.values():
         if tensor.dtype in FLOAT_DTYPES:
             sizes[tensor.dtype] += math.prod(tensor.shape)
-    return getattr(torch, FLOAT_DTYPES[sizes.most_common(1)[0][0]]) if sizes else torch.float32
+    return FLOAT_DTYPES[sizes.most_common(1)[0][0]] if sizes else "float32"
 
 
 def _require_equal_keys(part: Path, stored: Mapping[str, StoredTensor], model: Any) -> None:

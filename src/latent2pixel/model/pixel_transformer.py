@@ -234,6 +234,13 @@ class PixelTransformerMixin(nn.Module):
             GeometryError: If patch, latent patch and head do not fit together.
         """
         require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
+        if cls.trunk.pipeline_patch_px not in (None, pixel_patch_size):
+            raise GeometryError(
+                "The stock pipeline of this source computes positions for one patch size only",
+                found=f"patch size {pixel_patch_size}",
+                expected=f"patch size {cls.trunk.pipeline_patch_px}",
+                fix=f"Choose patch {cls.trunk.pipeline_patch_px}, or another source for larger patches.",
+            )
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
         lift = None
         if lift_scale is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from latent2pixel.flow import network_input, velocity_of
 from latent2pixel.model.pixel_transformer import PixelTransformerMixin
 
 
@@ -29,7 +30,7 @@ def predict_tokens(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, condit
 
 
 def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
-    """Ask a pixel model of any family for the velocity at a noise level.
+    """Ask a pixel model of any family for the velocity at a noise level, whatever it predicts.
 
     Args:
         model: Pixel transformer, also inside DistributedDataParallel or torch.compile.
@@ -40,8 +41,25 @@ def predict_velocity(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, cond
     Returns:
         velocity_BCHW, float32: ``eps - x0``, towards noise.
     """
+    predicted_BCHW = predict(model, noisy_BCHW, sigma_B, conditioning)
+    return velocity_of(predicted_BCHW, noisy_BCHW, sigma_B, unwrapped(model).trunk.objective)
+
+
+def predict(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning: Mapping[str, Any]) -> Tensor:
+    """Ask a pixel model of any family for what it was trained to predict; see ``flow.target``.
+
+    Args:
+        model: As in ``predict_velocity``.
+        noisy_BCHW: As there, on the straight path.
+        sigma_B: Noise level in [0, 1], 1 is noise.
+        conditioning: The trunk's other arguments.
+
+    Returns:
+        (B, C, H, W), float32.
+    """
     trunk = unwrapped(model).trunk
-    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    given_BCHW = network_input(noisy_BCHW, sigma_B, trunk.objective)
+    call = {trunk.sample_argument: given_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
     return trunk.sign * model(**call, **conditioning, return_dict=False)[0]
 
 

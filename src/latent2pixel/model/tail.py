@@ -18,6 +18,22 @@ class PassThrough(nn.Module):
         return hidden
 
 
+class Keep(PassThrough):
+    """A ``PassThrough`` that keeps what it returned, for trunks whose own way out cannot carry hidden states."""
+
+    def forward(self, hidden: Tensor, *modulation: Any, **named_modulation: Any) -> Tensor:
+        """Return the hidden states as they came."""
+        self.kept: Tensor | None = hidden
+        return super().forward(hidden, *modulation, **named_modulation)
+
+    def take(self) -> Tensor:
+        """Return the hidden states of the last call, and forget them."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            raise RuntimeError("nothing was kept: the trunk has not run")
+        return kept
+
+
 def pass_through(model: nn.Module, tail: Sequence[str]) -> None:
     """Replace the named modules by ones that return their input, and named parameters by None."""
     for name in tail:

@@ -48,6 +48,9 @@ class Trunk(ABC):
     output_order: ClassVar[TokenOrder] = "channel first"
     """How a token's values are ordered where the tail's projection returns them."""
 
+    pipeline_patch_px: ClassVar[int | None] = None
+    """The one pixel patch that the stock pipeline can serve, where it computes with its own source's; None: any."""
+
     @property
     def new_parts(self) -> tuple[str, ...]:
         """Modules of a pixel model that no source has: input projections, head, and the lift if there is one."""

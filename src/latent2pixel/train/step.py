@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas, velocity, velocity_from_clean
-from latent2pixel.model.predict import predict_tokens, predict_velocity, unwrapped
+from latent2pixel.flow import MIN_SIGMA, add_noise, target, velocity_from_clean, velocity_of
+from latent2pixel.model.predict import predict, predict_tokens, unwrapped
 from latent2pixel.train.perceptual import Perceptual, perceptual_loss
 
 
@@ -36,6 +36,8 @@ class Draw:
         )
 
 
+SampleSigmas = Callable[..., Tensor]
+"""From the size of a batch, and ``generator``, to its noise levels in [0, 1], float32, on the CPU."""
 Latents = Callable[[Tensor], Tensor]
 """From images (B, 3, H, W) in [-1, 1] to the source's latent tokens (B, d, h, w)."""
 
@@ -76,7 +78,7 @@ def step_generator(seed: int, *counters: int) -> torch.Generator:
 def draw(
     shape: tuple[int, int, int, int],
     *,
-    shift: float,
+    sample_sigmas: SampleSigmas,
     caption_dropout: float,
     generator: torch.Generator,
     noise_seeds: list[int] | None = None,
@@ -85,12 +87,12 @@ def draw(
 
     Args:
         shape: (B, C, H, W) of the images.
-        shift: Noise shift of the levels.
+        sample_sigmas: Draws the noise levels.
         caption_dropout: Share of dropped captions.
         generator: CPU generator.
         noise_seeds: One seed an image, for noise that stays the same over the whole run.
     """
-    sigma_B = sample_sigmas(shape[0], shift=shift, generator=generator)
+    sigma_B = sample_sigmas(shape[0], generator=generator)
     dropped_B = torch.rand(shape[0], generator=generator) < caption_dropout
     if noise_seeds is None:
         noise_BCHW = torch.randn(shape, generator=generator)
@@ -109,7 +111,7 @@ def transfer_loss(
     *,
     perceptual: Perceptual | None = None,
 ) -> Tensor:
-    """Return the flow matching loss of the pixel model on a batch.
+    """Return the loss of the pixel model on a batch, in its source's own terms.
 
     Args:
         model: Pixel transformer of any family.
@@ -119,28 +121,28 @@ def transfer_loss(
         perceptual: Adds its weight times ``perceptual_loss``; not of the paper.
 
     Returns:
-        Mean of ``(eps - x0 - predicted velocity) ** 2``, a float32 scalar. With a lift, below ``MIN_SIGMA``, both
-        velocities are ``(noisy - x0) / MIN_SIGMA``.
+        Mean of ``(target - predicted) ** 2``, a float32 scalar; a flow's target is ``eps - x0``. With a lift, below
+        ``MIN_SIGMA``, both velocities are ``(noisy - x0) / MIN_SIGMA``.
 
     Source:
         L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted. With a lift: x-prediction with
         v-loss (Li & He 2025, arXiv 2511.13720, section 3).
     """
-    noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, drawn.sigma_B)
-    predicted_BCHW = predict_velocity(model, noisy_BCHW, drawn.sigma_B, conditioning)
-    sigma_B = drawn.sigma_B
+    sigma_B, objective = drawn.sigma_B, unwrapped(model).trunk.objective
+    noisy_BCHW = add_noise(images_BCHW, drawn.noise_BCHW, sigma_B)
+    predicted_BCHW = predict(model, noisy_BCHW, sigma_B, conditioning)
     if unwrapped(model).config["lift_config"]:
         # The model predicts the image and divides by max(sigma, MIN_SIGMA): so must its target, or it could not be met,
         # and by the same sigma its velocity leads back to its image.
         target_BCHW = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
         sigma_B = sigma_B.clamp_min(MIN_SIGMA)
     else:
-        target_BCHW = velocity(images_BCHW, drawn.noise_BCHW)
+        target_BCHW = target(images_BCHW, drawn.noise_BCHW, sigma_B, objective)
     loss = F.mse_loss(predicted_BCHW, target_BCHW)
     if perceptual is None:
         return loss
     return loss + perceptual.weight * perceptual_loss(
-        predicted_BCHW,
+        velocity_of(predicted_BCHW, noisy_BCHW, sigma_B, objective),
         noisy_BCHW,
         images_BCHW,
         sigma_B,

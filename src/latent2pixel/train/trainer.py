@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ class _Run:
     ) -> None:
         self.pipe, self.dataset, self.encoded, self.out, self.config = pipe, dataset, encoded, out, config
         self.family = family_of(pipe.transformer)
-        if config.shift is None:
-            self.family.shift(pipe.scheduler, 1)  # refused now rather than in the first step
+        self.family.sample_sigmas(
+            1, scheduler=pipe.scheduler, num_tokens=1, shift=config.shift
+        )  # refused now, if at all
         names = trained_names(pipe.transformer, config)
         freezing.freeze_all_but(pipe.transformer, names)
         self.share = freezing.describe(pipe.transformer, names)
@@ -256,10 +258,14 @@ class _Run:
         images_BCHW = torch.stack([item["image"] for item in items])
         model = unwrapped(self.model)
         rows, columns = grid = model.grid_of(images_BCHW)
-        shift = config.shift if config.shift is not None else self.family.shift(self.pipe.scheduler, rows * columns)
         drawn = draw(
             tuple(images_BCHW.shape),  # type: ignore[arg-type]
-            shift=shift,
+            sample_sigmas=partial(
+                self.family.sample_sigmas,
+                scheduler=self.pipe.scheduler,
+                num_tokens=rows * columns,
+                shift=config.shift,
+            ),
             caption_dropout=config.caption_dropout,
             generator=step_generator(config.seed, self.step, rank),
             noise_seeds=[item["seed"] for item in items] if config.fixed_noise else None,
