@@ -21,6 +21,9 @@ FAMILIES = [
     "lumina2",
     "auraflow",
     "qwen21",
+    "prx",
+    "ideogram4",
+    "hunyuan_image",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]
@@ -41,6 +44,11 @@ def tiny_source(name: str) -> Any:
 def patch_px(name: str) -> int:
     """Return the pixels per token and axis of a source; 16 unless its module says otherwise."""
     return getattr(tiny_source(name), "PATCH_PX", 16)
+
+
+def full_prompts(name: str) -> list[str]:
+    """Return two prompts of different length that reach every part of a source."""
+    return getattr(tiny_source(name), "FULL_PROMPTS", PROMPTS)
 
 
 def whole_grid(name: str, grid: tuple[int, int]) -> tuple[int, int]:

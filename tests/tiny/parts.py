@@ -253,3 +253,23 @@ def umt5() -> nn.Module:
 
     config = UMT5Config(d_model=WIDTH, d_ff=32, d_kv=16, num_layers=2, num_heads=2, vocab_size=32)
     return UMT5EncoderModel(config).eval()
+
+
+def t5gemma() -> nn.Module:
+    """Return T5Gemma's encoder, which PRX's pipeline loads by the config of the whole model."""
+    from transformers import T5GemmaConfig
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    module = {
+        "vocab_size": 32,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+    }
+    encoder = T5GemmaEncoder(T5GemmaConfig(encoder=module, decoder=module, vocab_size=32).encoder).eval()
+    encoder.config.encoder = module  # where diffusers looks for it when it loads a saved pipeline
+    return encoder

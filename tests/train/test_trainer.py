@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
+from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
 from tests.train.run_tiny import run
 
 from latent2pixel.convert import build_pixel_pipeline
@@ -19,7 +19,7 @@ from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import load_family
 from latent2pixel.model import freezing
 from latent2pixel.model.predict import predict_tokens
-from latent2pixel.train import TrainConfig
+from latent2pixel.train import TrainConfig, train
 from latent2pixel.train.trainer import rate_factor_of, trained_names
 
 REPOSITORY = Path(__file__).parents[2]
@@ -216,3 +216,10 @@ def test_rate_factor_is_the_ratio_of_root_mean_squares():
                 parameter.fill_(0.5 if name.startswith(("all_x_embedder", "lift")) else 0.2)
     assert rate_factor_of(model, config) == pytest.approx(0.4)
     assert rate_factor_of(model, replace(config, trunk_rate_factor=0.1)) == 0.1
+
+
+def test_checkpointing_is_refused_where_diffusers_has_it_not(tmp_path):
+    pipe = tiny_pixel_pipeline("hunyuan_dit")
+    config = TrainConfig(steps=1, gradient_checkpointing=True, shift=1.0)
+    with pytest.raises(ConfigError, match="cannot be checkpointed"):
+        train(pipe, [], {}.__getitem__, out=tmp_path, config=config)

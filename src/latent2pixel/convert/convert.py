@@ -110,7 +110,13 @@ def build_pixel_pipeline(
 
 
 def with_parts(pipe: Any, replaced: Mapping[str, Any]) -> Any:
-    """Return a pipeline of the same class with some parts replaced; the others are shared."""
+    """Return a pipeline of the same class with some parts replaced; the others are shared.
+
+    A transformer takes the place of its twins too (``Family.twins``).
+    """
+    if "transformer" in replaced:
+        twins = family_of(replaced["transformer"]).twins
+        replaced = {**replaced, **dict.fromkeys(twins, replaced["transformer"])}
     # Some pipelines take settings next to their parts; diffusers keeps those in the pipeline's config.
     settings = {
         key: pipe.config[key] for key in inspect.signature(type(pipe).__init__).parameters if key in pipe.config

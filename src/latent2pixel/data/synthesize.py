@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.errors import ConfigError, DataError, GeometryError, StateError
+from latent2pixel.families.base import exact_size
 from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.io.records import write_records
 
@@ -147,6 +148,7 @@ def _sample(pipe: Any, batch: list[_Job], settings: dict[str, Any]) -> list[Any]
             num_inference_steps=settings["num_steps"],
             guidance_scale=settings["guidance_scale"],
             generator=[torch.Generator().manual_seed(job.seed) for job in batch],
+            **exact_size(pipe),
         ).images
     except ValueError as error:  # what diffusers' pipelines raise for sizes and steps that they do not take
         raise _refused(f"{type(pipe).__name__}: {error}", size_px) from error

@@ -25,6 +25,9 @@ TRANSFORMERS: dict[str, str] = {
     "lumina2": "Lumina2Transformer2DModel",
     "auraflow": "AuraFlowTransformer2DModel",
     "qwen21": "QwenImage21Transformer2DModel",
+    "prx": "PRXTransformer2DModel",
+    "ideogram4": "Ideogram4Transformer2DModel",
+    "hunyuan_image": "HunyuanImageTransformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
 

@@ -3,6 +3,7 @@
 Shape letters: B batch, Z channels of a latent cell, H and W size in pixels or latent cells, h and w the token grid.
 """
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,10 +35,14 @@ class Family(Trunk):
     """The module's name in this package."""
     pipeline_names: ClassVar[tuple[str, ...]]
     """The stock diffusers text-to-image pipelines, the usual one first."""
+    twins: ClassVar[tuple[str, ...]] = ()
+    """Further parts of the pipeline, networks of the same class, whose place a pixel model takes as well."""
     patch_px: ClassVar[int] = 16
     """Pixels per token and axis of the released sources."""
     status: ClassVar[str] = "contract tests at tiny size"
     """How far it has been proved."""
+    optional_text_encoders: ClassVar[tuple[str, ...]] = ()
+    """Parts that the pipeline does without."""
     null_prompt: ClassVar[str] = ""
     """Prompt without content, for classifier-free dropout in training."""
 
@@ -62,6 +67,23 @@ class Family(Trunk):
             items: One dict a sample, as ``encode`` returns them.
             grid: Token rows and columns of the images.
         """
+
+    def require_text_encoders(self, pipe: Any) -> None:
+        """Check that a pipeline has what ``encode`` needs.
+
+        Raises:
+            SourceError: If a text encoder or its tokenizer is missing.
+        """
+        needed = [name for name in pipe.components if name.startswith(("text_encoder", "tokenizer", "processor"))]
+        optional = (*self.optional_text_encoders, *pipe._optional_components)
+        missing = [name for name in needed if pipe.components[name] is None and name not in optional]
+        if missing:
+            raise SourceError(
+                "The pipeline cannot encode prompts",
+                found=f"no {', no '.join(missing)}",
+                expected=", ".join(needed),
+                fix="Convert a source with all of its text encoders, or copy these parts into the folder.",
+            )
 
     def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
         """Encode images in [-1, 1] to the latent map that the source's transformer knows: normalised, without noise.
@@ -238,6 +260,12 @@ class DiffusionFamily(MapFamily):
                 fix="Use the scheduler of the released pipeline, or a release with this schedule.",
             )
         return shift_sigma(self.diffusion_clock.sample(batch, generator=generator), shift or 1.0)
+
+
+def exact_size(pipe: Any) -> dict[str, bool]:
+    """Return the options with which a stock pipeline makes images of the size asked for, not of a usual one near it."""
+    binned = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+    return {"use_resolution_binning": False} if binned else {}
 
 
 def require_pipeline(folder: Path, family: Family) -> None:

@@ -34,6 +34,7 @@ class Sana(MapFamily):
     pipeline_names = ("SanaPipeline",)
     clock = "1000 sigma"
     latent_patch = 1
+    patch_px = 32  # 32 pixels a cell of its autoencoder
     input_projections = ("patch_embed.proj",)
     tail = ("norm_out", "proj_out", "scale_shift_table")  # the norm is handed the table
 

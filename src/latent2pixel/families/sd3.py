@@ -22,6 +22,7 @@ class SD3(MapFamily):
     transformer_class = SD3Transformer2DModel
     pipeline_names = ("StableDiffusion3Pipeline",)
     clock = "1000 sigma"
+    optional_text_encoders = ("text_encoder_3", "tokenizer_3")
     input_projections = ("pos_embed.proj",)
     output_order = "channel last"
 

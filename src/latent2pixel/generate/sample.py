@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from latent2pixel.errors import ConfigError, GeometryError
+from latent2pixel.families.base import exact_size
 from latent2pixel.io.images import require_format, save_image
 
 
@@ -50,6 +51,7 @@ def sample_image(
         num_inference_steps=num_steps,
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
+        **exact_size(pipe),
         output_type="pt",
     ).images[0]
     save_image(out, picture * 2 - 1)

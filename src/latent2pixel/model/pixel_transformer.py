@@ -21,6 +21,7 @@ from latent2pixel.flow import velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
+from latent2pixel.model.lora import LatentLoraMixin
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Trunk
 
@@ -188,6 +189,8 @@ class PixelTransformerMixin(nn.Module):
     def _carried(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
         """Run the trunk on an image and return what it carries out: (B, D, h, w), with a lift (B, D + d, h, w)."""
         call[self.trunk.sample_argument] = self.trunk.sample(functional.pixel_unshuffle(image_BCHW, self.factor), call)
+        if self.trunk.clock_in_own_dtype:
+            call[self.trunk.timestep_argument] = call[self.trunk.timestep_argument].to(self.dtype)
         return self.trunk.carried(self, super().forward(**call, return_dict=False)[0], grid)
 
     def grid_of(self, images_BCHW: Tensor) -> Grid:
@@ -339,18 +342,19 @@ class PixelTransformerMixin(nn.Module):
         return self.trunk.tokens(functional.pixel_unshuffle(image_BCHW, self.factor)).flatten().long()
 
 
-def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[PixelTransformerMixin]:
+def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any = None) -> type[PixelTransformerMixin]:
     """Make the pixel class of a family: a subclass of the source's own class.
 
     Args:
         trunk: The family's answers; its ``transformer_class`` is the base.
         name: Name of the new class, as written to ``config.json`` and ``model_index.json``.
         module: Module that exports it; diffusers looks the class up there when it loads a saved pipeline.
+        source: Subclass of the trunk's ``transformer_class`` to build on, where one of its methods must be another.
 
     Returns:
         A class whose init takes the base's arguments and those of ``PIXEL_CONFIG``.
     """
-    base: Any = trunk.transformer_class
+    base: Any = source or trunk.transformer_class
     signature = inspect.signature(base.__init__)
     extra = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=PIXEL_CONFIG[key]) for key in PIXEL_CONFIG]
 
@@ -378,12 +382,13 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str) -> type[Pix
     arguments = tuple(key for key in inspect.signature(base.forward).parameters if key != "self")
     body = {
         "__init__": register_to_config(__init__),
-        "__doc__": f"{base.__name__} on pixels: pixel patches in, detailer head out.",
+        "__doc__": f"{trunk.transformer_class.__name__} on pixels: pixel patches in, detailer head out.",
         "__module__": module,
         "trunk": trunk,
         "_trunk_arguments": arguments,
     }
-    return type(name, (PixelTransformerMixin, base), body)
+    loads_loras = (LatentLoraMixin,) if hasattr(base, "load_lora_adapter") else ()
+    return type(name, (PixelTransformerMixin, *loads_loras, base), body)
 
 
 def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: int) -> None:

@@ -35,6 +35,8 @@ class Trunk(ABC):
     """Name of the clock in the transformer's ``forward``."""
     clock: ClassVar[Literal["sigma", "1 - sigma", "1000 sigma"]] = "sigma"
     """What the transformer is told at noise level sigma."""
+    clock_in_own_dtype: ClassVar[bool] = False
+    """Whether the transformer takes its clock in the dtype of its weights only."""
     input_projections: ClassVar[tuple[str, ...]]
     """Modules that map patches to tokens; made anew for pixels."""
     tail: ClassVar[tuple[str, ...]] = ("norm_out", "proj_out")

@@ -129,6 +129,7 @@ class _Run:
         if config.attention_backend is not None:
             pipe.transformer.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:
+            _require_checkpointing(pipe.transformer)
             pipe.transformer.enable_gradient_checkpointing()
         # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
         self.accelerator = Accelerator(
@@ -214,7 +215,9 @@ class _Run:
         """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtype that it came with."""
         if self.average is not None:
             self.average.copy_to(self.trainable.values())
-        self.pipe.transformer = unwrapped(self.model).to(self.dtype).eval()
+        trained = unwrapped(self.model).to(self.dtype).eval()
+        for part in ("transformer", *self.family.twins):
+            setattr(self.pipe, part, trained)
 
     def losses(self) -> list[tuple[int, float]]:
         """Return step and loss of every step of the run."""
@@ -371,6 +374,16 @@ def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
         return 1.0
     new, kept = ((sums[key] / counts[key]) ** 0.5 for key in (True, False))
     return kept / new
+
+
+def _require_checkpointing(model: Any) -> None:
+    if not model._supports_gradient_checkpointing:
+        raise ConfigError(
+            "This model's forward cannot be checkpointed",
+            found=f"gradient_checkpointing=true with {type(model).__name__}",
+            expected="gradient_checkpointing=false: diffusers has it not for this transformer",
+            fix="Leave it out, and lower the batch or the image size if memory is short.",
+        )
 
 
 def _require_precision(dtype: torch.dtype, precision: str) -> None:

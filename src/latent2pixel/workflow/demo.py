@@ -27,6 +27,7 @@ from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
+from latent2pixel.families.base import exact_size
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import bytes_of, image_grid, image_of, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
@@ -258,6 +259,7 @@ class _Demo:
                 num_inference_steps=self.config.num_steps,
                 guidance_scale=self.config.guidance_scale,
                 generator=generator,
+                **exact_size(pipe),
             ).images
         score = score_images([np.asarray(picture) for picture in pictures], wanted)
         self.announce(f"step {step}: score {score}")

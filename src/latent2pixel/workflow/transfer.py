@@ -20,6 +20,7 @@ from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.text_cache import TextCache
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.families import family_of
+from latent2pixel.families.base import exact_size
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.new_folder import new_folder, write_file
@@ -104,6 +105,7 @@ def transfer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.to(device)
     family = family_of(pipe.transformer)
+    family.require_text_encoders(pipe)
     cache = TextCache.build(
         out / "text",
         [family.null_prompt, *dataset.prompts],
@@ -183,6 +185,7 @@ def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path
         num_inference_steps=config.validation_steps,
         guidance_scale=config.validation_guidance,
         generator=[torch.Generator().manual_seed(index) for index in range(len(chosen))],
+        **exact_size(pipe),
         output_type="pt",
     ).images
     path.parent.mkdir(parents=True, exist_ok=True)
