@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, PROMPTS, noise, patch_px, tiny_pipeline, tiny_pixel_pipeline, token_dim_of, whole_grid
+from tests.tiny import (
+    FAMILIES,
+    PROMPTS,
+    full_prompts,
+    noise,
+    patch_px,
+    tiny_pipeline,
+    tiny_pixel_pipeline,
+    tiny_source,
+    token_dim_of,
+    whole_grid,
+)
 from torch.nn import functional
 
 from latent2pixel.convert.initialise import LiftStatistics
@@ -30,10 +41,7 @@ def linear_world(
     patches_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, basis_Dd) + mean_D.view(-1, 1, 1)
     statistics = LiftStatistics(3 * patch**2, token_dim)
     for part in range(0, 600, 50):
-        statistics.add(
-            patches_BDhw[part : part + 50].movedim(1, -1).flatten(0, 2),
-            latents_Bdhw[part : part + 50].movedim(1, -1).flatten(0, 2),
-        )
+        statistics.add(patches_BDhw[part : part + 50], latents_Bdhw[part : part + 50])
     return latents_Bdhw, functional.pixel_shuffle(patches_BDhw, patch), statistics.fit()
 
 
@@ -67,17 +75,22 @@ def test_with_a_linear_vae_the_untrained_model_is_the_source(name):
     patch, grid = patch_px(name), whole_grid(name, LIFT_GRID)
     _, images_BCHW, fit = linear_world(patch, token_dim_of(name), grid)
     family, source = load_family(name), tiny_pipeline(name)
-    conditioning = family.collate(source.transformer, family.encode(source, PROMPTS), grid)
+    conditioning = family.collate(source.transformer, family.encode(source, full_prompts(name)), grid)
     pipe = tiny_pixel_pipeline(name, lift=fit)
-    assert family.shift(pipe.scheduler, 6) == pytest.approx(family.shift(source.scheduler, 6) * fit.scale)
+    num_tokens = getattr(tiny_source(name), "SHIFT_TOKENS", 6)
+    expected_shift = family.shift(source.scheduler, num_tokens) * fit.scale
+    assert family.shift(pipe.scheduler, num_tokens) == pytest.approx(expected_shift)
     for sigma in SIGMAS:
         sigma_B = sigma.expand(2)
         noisy_BCHW = add_noise(images_BCHW[:2], noise(2, *images_BCHW.shape[1:], seed=4), sigma_B)
         lifted = pipe.transformer.lift.enter(noisy_BCHW, sigma_B)
         # tokens back to native latents: any sample with these tokens serves
         native = family.sample(family.untokens(lifted.tokens_Bdhw), conditioning)
-        call = {family.sample_argument: native, family.timestep_argument: family.timestep(lifted.sigma_B)}
-        output = source.transformer(**call, **conditioning, return_dict=False)[0]
+        call = {
+            family.sample_argument: native,
+            family.timestep_argument: family.told(lifted.sigma_B, grid[0] * grid[1]),
+        }
+        output = source.transformer(**call, **conditioning).sample
         map_BZHW = family.map_of({**conditioning, family.sample_argument: output})
         velocity_Bdhw = family.sign * family.tokens(map_BZHW)
         clean_Bdhw = lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * velocity_Bdhw
@@ -100,12 +113,23 @@ def test_a_bfloat16_lift_runs_and_agrees(name):
     model = tiny_pixel_pipeline(name, lift=fit).transformer
     velocities = []
     for dtype in (torch.float32, torch.bfloat16):
-        conditioning = family.collate(model.to(dtype), encoded, grid)
-        velocities.append(predict_velocity(model.to(dtype), noisy_BCHW, sigma_B, conditioning))
+        conditioning = family.collate(cast(model, dtype), encoded, grid)
+        velocities.append(predict_velocity(model, noisy_BCHW, sigma_B, conditioning))
     exact, rounded = velocities
     assert rounded.dtype == torch.float32
     # bfloat16 keeps 8 bits, over four blocks
     assert (rounded - exact).square().mean() < 0.01 * exact.square().mean()
+
+
+def cast(model, dtype):
+    """Cast a model as diffusers loads it: some sources keep parts in float32."""
+    kept = model._keep_in_fp32_modules or ()
+    if not kept:
+        return model.to(dtype)
+    for name, parameter in model.named_parameters():
+        if not any(part in name for part in kept):
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def test_wiener_gains_match_a_least_squares_fit():

@@ -24,6 +24,12 @@ FAMILIES = [
     "prx",
     "ideogram4",
     "hunyuan_image",
+    "cogview4",
+    "hidream",
+    "flux2",
+    "ernie",
+    "chroma",
+    "kandinsky5",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]
@@ -93,16 +99,21 @@ def tiny_pixel_pipeline(name: str, *, seed: int = 0, **options: Any) -> Any:
     return pipe
 
 
-def tiny_lift(name: str = "z_image", *, seed: int = 0) -> Any:
+def tiny_lift(name: str = "z_image", *, seed: int = 0, patch: int | None = None) -> Any:
     """Return a fit of random patches on random tokens of the tiny latent size: a linear, orthonormal VAE."""
     from latent2pixel.convert.initialise import LiftStatistics
 
-    patch_dim, token_dim = 3 * patch_px(name) ** 2, token_dim_of(name)
+    patch_dim, token_dim = 3 * (patch or patch_px(name)) ** 2, token_dim_of(name)
     basis_Dd = torch.linalg.qr(noise(patch_dim, token_dim, seed=seed).double())[0]
     tokens_Nd = noise(200 * token_dim, token_dim, seed=seed + 1).double()
     statistics = LiftStatistics(patch_dim, token_dim)
-    statistics.add(2.5 * tokens_Nd @ basis_Dd.T, tokens_Nd)
+    statistics.add(as_maps(2.5 * tokens_Nd @ basis_Dd.T), as_maps(tokens_Nd))
     return statistics.fit()
+
+
+def as_maps(values_NV: torch.Tensor) -> torch.Tensor:
+    """Return patches or tokens as images of one each, (N, V, 1, 1): no one has neighbours."""
+    return values_NV[:, :, None, None]
 
 
 def token_dim_of(name: str) -> int:

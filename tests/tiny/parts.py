@@ -273,3 +273,116 @@ def t5gemma() -> nn.Module:
     encoder = T5GemmaEncoder(T5GemmaConfig(encoder=module, decoder=module, vocab_size=32).encoder).eval()
     encoder.config.encoder = module  # where diffusers looks for it when it loads a saved pipeline
     return encoder
+
+
+def glm() -> nn.Module:
+    from transformers import GlmConfig, GlmModel
+
+    config = GlmConfig(
+        vocab_size=32,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return GlmModel(config).eval()
+
+
+def long_clip() -> nn.Module:
+    """Return a CLIP with a pooled projection and places for 248 tokens, HiDream's."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=32,
+        max_position_embeddings=248,
+        eos_token_id=1,
+        bos_token_id=0,
+        pad_token_id=0,
+    )
+    return CLIPTextModelWithProjection(config).eval()
+
+
+def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        attn_implementation="eager",  # HiDream's pipeline asks for the attention weights
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def qwen3_causal(*, num_layers: int) -> nn.Module:
+    """Return Qwen3 with its language head, which stays idle."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=32,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def mistral3(*, num_layers: int) -> nn.Module:
+    """Return Mistral 3; its vision tower stays idle."""
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    text = {
+        "model_type": "mistral",
+        "vocab_size": 32,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "image_size": 28,
+    }
+    return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).eval()
+
+
+def flux2_vae() -> nn.Module:
+    """Return FLUX.2's VAE, which keeps mean and variance of every value of a token."""
+    from diffusers import AutoencoderKLFlux2
+
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 4, 4, 4),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+    )
+    nn.init.normal_(vae.bn.running_mean)
+    nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    return vae.eval()

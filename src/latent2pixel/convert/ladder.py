@@ -28,6 +28,7 @@ from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model.codec import PixelVAE
+from latent2pixel.model.lift import DECODE_SIZE
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, PIXEL_CONFIG, PixelTransformerMixin
 
 LADDER_RECORD = "ladder.json"
@@ -95,12 +96,14 @@ def double_patch(pipe: Any) -> Any:
         pipe: Pixel pipeline; stays usable. Training the new one changes its weights too.
 
     Raises:
-        SourceError: If it is no pixel pipeline, its lift has a Wiener filter, or its scheduler no noise shift.
+        SourceError: If it is no pixel pipeline, its lift has a Wiener filter, its scheduler has no noise shift, or its
+            clock hangs on a shift that is not recorded.
     """
     model = pipe.components.get("transformer")
     if not isinstance(model, PixelTransformerMixin):
         raise _no_pixel_pipeline(type(pipe).__name__ if model is None else type(model).__name__)
     family = family_of(model)
+    _require_clock(model)
     # The scheduler first: it is what a user may have replaced, and it takes no time to refuse.
     scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=1 / GROWTH**2)
     doubled = _doubled_transformer(model)
@@ -145,10 +148,18 @@ def _replicated(
         changed |= {
             "lift.basis_Dd": state["lift.basis_Dd"][place_D4] / GROWTH,
             "lift.offset_d": GROWTH * state["lift.offset_d"],
-            "lift.decode.weight": state["lift.decode.weight"][place_D4],
+            "lift.decode.weight": _from_mean_token(state["lift.decode.weight"])[place_D4],
             "lift.decode.bias": state["lift.decode.bias"][place_D4],
         }
     return changed
+
+
+def _from_mean_token(decode_Ddkk: Tensor) -> Tensor:
+    """Return a decode for the mean of four tokens: it stands for their neighbours too, so all goes to the middle."""
+    middle = DECODE_SIZE // 2
+    collapsed_Ddkk = torch.zeros_like(decode_Ddkk)
+    collapsed_Ddkk[:, :, middle, middle] = decode_Ddkk.sum((2, 3))
+    return collapsed_Ddkk
 
 
 def _place_in_sub_patch(patch: int) -> Tensor:
@@ -170,6 +181,17 @@ def _no_pixel_pipeline(found: str) -> SourceError:
         expected=f"a transformer of class {' or '.join(PIXEL_CLASSES)}",
         fix="Convert the source first (`l2p convert SOURCE OUT`); there --patch-size chooses the first patch.",
     )
+
+
+def _require_clock(model: PixelTransformerMixin) -> None:
+    """Check that the model can tell its noise level after the scheduler's shift has grown: a lift's scale says so."""
+    if model.trunk.clock_shift(MAX_TOKENS) is not None and not model.config["lift_config"]:
+        raise SourceError(
+            "The patch of this model cannot be doubled: its clock hangs on a noise shift that only a lift records",
+            found="no lift_config",
+            expected="a model with a lift",
+            fix="Convert the source with a lift, or with the larger patch at once.",
+        )
 
 
 def _require_no_wiener(lift_config: dict[str, Any]) -> None:

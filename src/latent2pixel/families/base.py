@@ -37,8 +37,6 @@ class Family(Trunk):
     """The stock diffusers text-to-image pipelines, the usual one first."""
     twins: ClassVar[tuple[str, ...]] = ()
     """Further parts of the pipeline, networks of the same class, whose place a pixel model takes as well."""
-    patch_px: ClassVar[int] = 16
-    """Pixels per token and axis of the released sources."""
     status: ClassVar[str] = "contract tests at tiny size"
     """How far it has been proved."""
     optional_text_encoders: ClassVar[tuple[str, ...]] = ()

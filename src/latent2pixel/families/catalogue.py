@@ -171,7 +171,8 @@ def _task_pipeline(mapping: str, pipeline: str) -> str | None:
     chosen = getattr(auto_pipeline, mapping)
     names = {each.__name__: key for key, each in auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.items()}
     found = chosen.get(names.get(pipeline))
-    return None if found is None else found.__name__
+    # For some a text-to-image pipeline stands for its own: it takes images as references, and a pixel model takes none.
+    return None if found is None or found.__name__ == pipeline else found.__name__
 
 
 def _lora(family: Any, pipeline: str) -> str:

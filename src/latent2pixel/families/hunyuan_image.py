@@ -77,7 +77,7 @@ class HunyuanImage(MapFamily):
 
     def collate(self, model: Any, items: Sequence[Encoded], grid: Grid) -> dict[str, Any]:
         """Return states and masks at the pipeline's lengths, zeros for padding; nothing depends on the grid."""
-        arguments = {}
+        arguments: dict[str, Any] = {}
         for states, mask in TEXTS.items():
             states_BLD, mask_BL = filled(items, states, mask, model)
             arguments |= {states: states_BLD, mask: mask_BL.long()}

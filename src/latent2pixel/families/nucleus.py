@@ -1,6 +1,6 @@
 """Nucleus-MoE-Image: DiT with experts and cross-attention to text, 2 x 2 cells packed to tokens by the pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,14 @@ class Nucleus(VideoVAE, TokenFamily):
     pipeline_names = ("NucleusMoEImagePipeline",)
     sign = -1  # the pipeline negates the network's output
     input_projections = ("img_in",)
+
+    def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
+        """Return the source's config with the values of a pixel token in, and as many out, the experts one by one.
+
+        Their grouped product, which the released config switches on, knows no autocast: in training it meets bfloat16
+        and float32.
+        """
+        return {**super().pixel_config(source_config, factor), "use_grouped_mm": False}
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name the norms of text queries: text only gives keys and values."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latent2pixel.errors import GeometryError
-from latent2pixel.flow import velocity_from_clean
+from latent2pixel.flow import shift_sigma, unshift_sigma, velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
@@ -103,7 +103,8 @@ class PixelTransformerMixin(nn.Module):
     def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the velocity to the clean image that lift, source and head together predict, and its tokens."""
         noisy_BCHW = noisy_BCHW.float()
-        sigma_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
+        time_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
+        sigma_B = shift_sigma(time_B, self._clock_shift(grid))
         ends = self.lift_in(noisy_BCHW, sigma_B)
         lifted = self.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=ends.correction_Bdhw)
         tokens_Bdhw, feature_BDhw = self._denoise(lifted, grid, call)
@@ -112,7 +113,7 @@ class PixelTransformerMixin(nn.Module):
 
     def _denoise(self, lifted: LiftedInput, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Run the trunk on lifted tokens; return the clean ones that it predicts and its last hidden states."""
-        call[self.trunk.timestep_argument] = self.trunk.timestep(lifted.sigma_B)
+        call[self.trunk.timestep_argument] = self.trunk.told(lifted.sigma_B, grid[0] * grid[1])
         carried_BVhw = self._carried(lifted.image_BCHW.to(self.dtype), grid, call)
         # What the tapped tail made of the hidden states comes behind them.
         token_dim = self.config["lift_config"]["token_dim"]
@@ -193,6 +194,18 @@ class PixelTransformerMixin(nn.Module):
             call[self.trunk.timestep_argument] = call[self.trunk.timestep_argument].to(self.dtype)
         return self.trunk.carried(self, super().forward(**call, return_dict=False)[0], grid)
 
+    def told(self, sigma_B: Tensor, grid: Grid) -> Tensor:
+        """Return what a pipeline tells the model as its clock at a noise level, for an image of so many tokens."""
+        return self.trunk.timestep(unshift_sigma(sigma_B, self._clock_shift(grid)))
+
+    def _clock_shift(self, grid: Grid) -> float:
+        """Return the shift between clock and noise level as the pipeline's scheduler has it; see ``with_shift``."""
+        lift, num_tokens = self.config["lift_config"], float(grid[0] * grid[1])
+        if lift:
+            num_tokens *= (self.config["pixel_patch_size"] / self.trunk.patch_px) ** 2
+        shift = self.trunk.clock_shift(num_tokens)
+        return 1.0 if shift is None else shift * (lift["scale"] if lift else 1.0)
+
     def grid_of(self, images_BCHW: Tensor) -> Grid:
         """Return the token rows and columns of images.
 
@@ -239,7 +252,7 @@ class PixelTransformerMixin(nn.Module):
         require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
         if cls.trunk.pipeline_patch_px not in (None, pixel_patch_size):
             raise GeometryError(
-                "The stock pipeline of this source computes positions for one patch size only",
+                "The stock pipeline of this source serves one patch size only",
                 found=f"patch size {pixel_patch_size}",
                 expected=f"patch size {cls.trunk.pipeline_patch_px}",
                 fix=f"Choose patch {cls.trunk.pipeline_patch_px}, or another source for larger patches.",

@@ -24,8 +24,9 @@ def predict_tokens(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, condit
     Returns:
         (B, d, h, w), float32.
     """
-    trunk = unwrapped(model).trunk
-    call = {trunk.sample_argument: noisy_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    pixel = unwrapped(model)
+    clock_B = pixel.told(sigma_B, pixel.grid_of(noisy_BCHW))
+    call = {pixel.trunk.sample_argument: noisy_BCHW, pixel.trunk.timestep_argument: clock_B}
     return model(**call, **conditioning).tokens_Bdhw
 
 
@@ -57,9 +58,10 @@ def predict(model: nn.Module, noisy_BCHW: Tensor, sigma_B: Tensor, conditioning:
     Returns:
         (B, C, H, W), float32.
     """
-    trunk = unwrapped(model).trunk
+    pixel = unwrapped(model)
+    trunk, clock_B = pixel.trunk, pixel.told(sigma_B, pixel.grid_of(noisy_BCHW))
     given_BCHW = network_input(noisy_BCHW, sigma_B, trunk.objective)
-    call = {trunk.sample_argument: given_BCHW, trunk.timestep_argument: trunk.timestep(sigma_B)}
+    call = {trunk.sample_argument: given_BCHW, trunk.timestep_argument: clock_B}
     return trunk.sign * model(**call, **conditioning, return_dict=False)[0]
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from latent2pixel.flow import unshift_sigma
 from latent2pixel.model.tail import pass_through, tap
 from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
 
@@ -50,6 +51,8 @@ class Trunk(ABC):
     output_order: ClassVar[TokenOrder] = "channel first"
     """How a token's values are ordered where the tail's projection returns them."""
 
+    patch_px: ClassVar[int] = 16
+    """Pixels per token and axis of the released sources."""
     pipeline_patch_px: ClassVar[int | None] = None
     """The one pixel patch that the stock pipeline can serve, where it computes with its own source's; None: any."""
 
@@ -141,6 +144,19 @@ class Trunk(ABC):
         if self.clock == "1000 sigma":
             return thousandths_B
         return (1000 - thousandths_B) / 1000 if self.clock == "1 - sigma" else thousandths_B / 1000
+
+    def clock_shift(self, num_tokens: float) -> float | None:
+        """Return the noise shift behind the clock, where the transformer is told the time before it; None: nowhere.
+
+        Args:
+            num_tokens: Of one image; pipelines let the shift grow with them.
+        """
+        del num_tokens
+        return None
+
+    def told(self, sigma_B: Tensor, num_tokens: float) -> Tensor:
+        """Return what the source is told at a noise level of its latents, for an image of so many tokens."""
+        return self.timestep(unshift_sigma(sigma_B, self.clock_shift(num_tokens) or 1.0))
 
     def sigma(self, timestep_B: Tensor) -> Tensor:
         """Return the noise level in [0, 1] that a clock of the transformer tells; undoes ``timestep``."""

@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import Ideogram4Pipeline, Ideogram4Transformer2DModel
 from diffusers.pipelines.ideogram4.pipeline_ideogram4 import QWEN3_VL_ACTIVATION_LAYERS
 from tests.tiny import parts
-from torch import Tensor, nn
+from torch import Tensor
 
 from latent2pixel.model.tokens import patchify, to_sequence
 
@@ -38,25 +38,9 @@ def build() -> Any:
     }
     return Ideogram4Pipeline(
         scheduler=parts.scheduler(),
-        vae=flux2_vae(),
+        vae=parts.flux2_vae(),
         text_encoder=parts.qwen3_vl(num_layers=QWEN3_VL_ACTIVATION_LAYERS[-1] + 1, whole=False),
         tokenizer=parts.tokenizer(),
         transformer=Ideogram4Transformer2DModel(**settings),
         unconditional_transformer=Ideogram4Transformer2DModel(**settings),
     )
-
-
-def flux2_vae() -> nn.Module:
-    """Return FLUX.2's VAE, which keeps mean and variance of every value of a token."""
-    from diffusers import AutoencoderKLFlux2
-
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(4, 4, 4, 4),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
-        mid_block_add_attention=False,
-    )
-    nn.init.normal_(vae.bn.running_mean)
-    nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
-    return vae.eval()
