@@ -8,7 +8,6 @@ from tests.tiny import tiny_pipeline, tiny_pixel_pipeline
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families import load_family
-from latent2pixel.families.base import exact_size
 
 
 def test_a_missing_text_encoder_is_told_unless_the_family_does_without():
@@ -21,11 +20,6 @@ def test_a_missing_text_encoder_is_told_unless_the_family_does_without():
     sd3.text_encoder_3 = sd3.tokenizer_3 = None
     load_family("sd3").require_text_encoders(sd3)
     assert len(load_family("sd3").encode(sd3, ["red circle"])) == 1
-
-
-def test_pipelines_that_round_sizes_are_told_not_to():
-    assert exact_size(tiny_pipeline("pixart")) == {"use_resolution_binning": False}
-    assert exact_size(tiny_pipeline("flux")) == {}
 
 
 def test_a_lora_on_the_input_projection_is_left_out_with_a_warning(caplog):

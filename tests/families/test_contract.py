@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,8 +55,9 @@ def latent_map(name, pipe, batch):
 def stock(name, pipe, prompts=PROMPTS, *, grid=GRID, **options):
     """Run the stock pipeline for one step unless told otherwise."""
     options = {"num_inference_steps": 1, "output_type": "pt", **tiny_source(name).UNGUIDED, **options}
-    run = getattr(tiny_source(name), "run", lambda pipe, **call: pipe(**call))
-    return run(pipe, prompt=list(prompts), **size_px(name, grid), **options)
+    adapt = getattr(tiny_source(name), "adapt", lambda pipe, call: call)
+    call = adapt(pipe, {"prompt": list(prompts), **size_px(name, grid), **options})
+    return SimpleNamespace(images=load_family(name).images(pipe, **call))
 
 
 def recorded_calls(model):
@@ -307,6 +309,26 @@ def test_aspect_ratios(name, grid):
     images = stock(name, pipe, PROMPTS[:1], grid=grid).images
     assert images.shape == pixels(name, 1, grid=grid).shape
     assert images.isfinite().all()
+
+
+@torch.no_grad()
+def test_guidance_reaches_the_stock_pipeline(name):
+    """The family's own options: both scales run at the size asked for, and make different pictures."""
+    family, pipe = load_family(name), tiny_pixel_pipeline(name)
+    weak, strong = (
+        family.images(
+            pipe,
+            prompt=PROMPTS[:1],
+            **size_px(name),
+            num_inference_steps=2,
+            output_type="pt",
+            generator=torch.Generator().manual_seed(0),
+            **family.call_options(pipe, guidance_scale=scale, num_prompts=1),
+        )
+        for scale in (2.0, 6.0)
+    )
+    assert weak.shape == strong.shape == pixels(name, 1).shape
+    assert not torch.equal(weak, strong)
 
 
 def test_feature_map_keeps_the_tokens_places(name):

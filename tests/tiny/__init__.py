@@ -30,6 +30,10 @@ FAMILIES = [
     "ernie",
     "chroma",
     "kandinsky5",
+    "ovis",
+    "longcat",
+    "bria",
+    "bria_fibo",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.errors import ConfigError, DataError, GeometryError, StateError
-from latent2pixel.families.base import exact_size
+from latent2pixel.families import family_of
 from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.io.records import write_records
 
@@ -138,18 +138,20 @@ def _fill_shard(
 
 
 def _sample(pipe: Any, batch: list[_Job], settings: dict[str, Any]) -> list[Any]:
-    size_px = settings["image_size_px"]
+    size_px, scale = settings["image_size_px"], settings["guidance_scale"]
+    family = family_of(pipe.transformer)
+    options = family.call_options(pipe, guidance_scale=scale, num_prompts=len(batch))
     try:
-        images = pipe(
+        images = family.images(
+            pipe,
             # A copy: some pipelines write the chat template into the list they are given.
             prompt=[job.prompt.prompt for job in batch],
             height=size_px,
             width=size_px,
             num_inference_steps=settings["num_steps"],
-            guidance_scale=settings["guidance_scale"],
             generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-            **exact_size(pipe),
-        ).images
+            **options,
+        )
     except ValueError as error:  # what diffusers' pipelines raise for sizes and steps that they do not take
         raise _refused(f"{type(pipe).__name__}: {error}", size_px) from error
     # Other pipelines round the size down without a word.

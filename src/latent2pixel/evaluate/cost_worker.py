@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from latent2pixel.families.base import exact_size
 from latent2pixel.io.pipeline_folder import open_pipeline, parse_dtype
 
 NUM_REPEATS = 3
@@ -54,14 +53,14 @@ def _sample(pipe: Any, size_px: int, *, num_steps: int, seed: int) -> tuple[list
 
     generator = torch.Generator("cpu").manual_seed(seed)
     started = _now()
-    pipe(
-        PROMPT,
+    family_of(pipe.transformer).images(
+        pipe,
+        prompt=PROMPT,
         height=size_px,
         width=size_px,
         num_inference_steps=num_steps,
         generator=generator,
         callback_on_step_end=note,
-        **exact_size(pipe),
     )
     finished = _now()
     steps = [end - start for start, end in itertools.pairwise(ends)]

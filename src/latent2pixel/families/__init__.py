@@ -34,6 +34,10 @@ TRANSFORMERS: dict[str, str] = {
     "ernie": "ErnieImageTransformer2DModel",
     "chroma": "ChromaTransformer2DModel",
     "kandinsky5": "Kandinsky5Transformer3DModel",
+    "ovis": "OvisImageTransformer2DModel",
+    "longcat": "LongCatImageTransformer2DModel",
+    "bria": "BriaTransformer2DModel",
+    "bria_fibo": "BriaFiboTransformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
 REFUSED: dict[str, str] = {

@@ -66,6 +66,32 @@ class Family(Trunk):
             grid: Token rows and columns of the images.
         """
 
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return what a call of the stock pipeline needs beside prompts, size and steps: guidance as it takes it.
+
+        Args:
+            pipe: The pipeline, latent or pixel.
+            guidance_scale: Weight of the prompt; what means no guidance is the pipeline's own convention.
+            num_prompts: Prompts of the call.
+        """
+        return {"guidance_scale": guidance_scale}
+
+    def images(self, pipe: Any, *, height: int, width: int, **call: Any) -> Any:
+        """Call the stock pipeline for images of exactly this size, and return them.
+
+        Args:
+            pipe: The pipeline, latent or pixel.
+            height: In pixels; pipelines that know usual sizes are kept from choosing one near it.
+            width: In pixels.
+            **call: As the pipeline's call, ``call_options`` among it.
+
+        Returns:
+            What the pipeline returns as images.
+        """
+        binned = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+        exact = {"use_resolution_binning": False} if binned else {}
+        return pipe(**{"height": height, "width": width, **exact, **call}).images
+
     def require_text_encoders(self, pipe: Any) -> None:
         """Check that a pipeline has what ``encode`` needs.
 
@@ -258,12 +284,6 @@ class DiffusionFamily(MapFamily):
                 fix="Use the scheduler of the released pipeline, or a release with this schedule.",
             )
         return shift_sigma(self.diffusion_clock.sample(batch, generator=generator), shift or 1.0)
-
-
-def exact_size(pipe: Any) -> dict[str, bool]:
-    """Return the options with which a stock pipeline makes images of the size asked for, not of a usual one near it."""
-    binned = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
-    return {"use_resolution_binning": False} if binned else {}
 
 
 def require_pipeline(folder: Path, family: Family) -> None:

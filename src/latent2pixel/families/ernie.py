@@ -74,6 +74,10 @@ class Ernie(Family):
         mean_d, std_d = norm.running_mean.float(), (norm.running_var.float() + BATCH_NORM_EPS).sqrt()
         return self.untokens((tokens_Bdhw - mean_d.view(-1, 1, 1)) / std_d.view(-1, 1, 1))
 
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return the guidance, and no rewriting of prompts: in training there is none either."""
+        return {"guidance_scale": guidance_scale, "use_pe": False}
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the states of each prompt at its own length."""

@@ -1,5 +1,6 @@
 """HiDream-I1: dual- then single-stream DiT with experts, tokens (row, column, channel) patchified inside the model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,16 @@ class HiDream(MapFamily):
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
         """Return the source's config with 3 * factor**2 channels in and out, and experts that gradients reach."""
         return {**super().pixel_config(source_config, factor), "force_inference_output": False}
+
+    def images(self, pipe: Any, *, height: int, width: int, **call: Any) -> Any:
+        """Call the pipeline with the image's own area: it scales every size to the area that it is built with."""
+        usual = pipe.default_sample_size
+        # A little more than the root, as the pipeline rounds down.
+        pipe.default_sample_size = math.sqrt(height * width) / pipe.vae_scale_factor * (1 + 1e-6)
+        try:
+            return super().images(pipe, height=height, width=width, **call)
+        finally:
+            pipe.default_sample_size = usual
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import HunyuanImageTransformer2DModel
+from diffusers import AdaptiveProjectedMixGuidance, HunyuanImageTransformer2DModel
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -56,6 +56,16 @@ class HunyuanImage(MapFamily):
                 fix="Use HunyuanImage 2.1 as the source, not its distilled model or its refiner.",
             )
         return super().pixel_config(source_config, factor)
+
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return nothing: the pipeline's guiders are given this scale, 1 for no guidance."""
+        del num_prompts
+        if pipe.guider is None:
+            pipe.register_modules(guider=AdaptiveProjectedMixGuidance())
+        for guider in (pipe.guider, pipe.ocr_guider):
+            if guider is not None:
+                guider.guidance_scale = guidance_scale
+        return {}
 
     def carry(self, model: Any, num_values: int) -> None:
         """Write the number of channels into the config, where this unpatchify reads it."""

@@ -99,6 +99,10 @@ class Ideogram4(TokenFamily):
         shift = self.shift(scheduler, num_tokens) if shift is None else shift
         return sample_logit_normal_sigmas(batch, shift=shift, std=SCHEDULE_STD, generator=generator)
 
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return the guidance for all steps alike, instead of the pipeline's own schedule of it."""
+        return {"guidance_scale": guidance_scale, "guidance_schedule": None}
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the features of each prompt at its own length; the prompt without content has none.

@@ -26,8 +26,8 @@ PLAIN = {"visual_cond": False, "attention_type": "regular", "patch_size": (1, 2,
 class Kandinsky5(MapFamily):
     """Kandinsky 5.0 Image Lite, text to image.
 
-    The stock pipeline changes every size to one of its seven ``resolutions``: append others to that list. Its result
-    is called ``image``. No mask hides the padding of prompts, so pixel models run those of different length one by
+    The stock pipeline changes every size to one of its seven ``resolutions``: append others to that list, as
+    ``images`` does. No mask hides the padding of prompts, so pixel models run those of different length one by
     one; the stock pipeline pads them, which changes the shorter ones.
 
     Source:
@@ -62,6 +62,15 @@ class Kandinsky5(MapFamily):
             )
         channels = IMAGE_CHANNELS * factor**2
         return {**source_config, "in_visual_dim": channels, "out_visual_dim": channels}
+
+    def images(self, pipe: Any, *, height: int, width: int, **call: Any) -> Any:
+        """Call the pipeline with this size among those that it knows; its result is called ``image``."""
+        usual = pipe.resolutions
+        pipe.resolutions = [*usual, (width, height)]
+        try:
+            return pipe(height=height, width=width, **call).image
+        finally:
+            pipe.resolutions = usual
 
     def width(self, model: Any) -> int:
         """Return ``model_dim``."""

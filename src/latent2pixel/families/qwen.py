@@ -58,6 +58,10 @@ class Qwen(VideoVAE, TokenFamily):
         _, rows, columns = call["img_shapes"][0][0]
         return rows, columns
 
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return the true guidance, which needs a negative prompt: the model embeds none."""
+        return {"true_cfg_scale": guidance_scale, "negative_prompt": [self.null_prompt] * num_prompts}
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the states of each prompt at its own length."""

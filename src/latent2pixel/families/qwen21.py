@@ -70,6 +70,10 @@ class Qwen21(VideoVAE, TokenFamily):
         """Return the pixels per token and axis of a latent pipeline: those of a cell."""
         return pipe.vae_scale_factor
 
+    def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
+        """Return the true guidance, which needs a negative prompt for each prompt."""
+        return {"true_cfg_scale": guidance_scale, "negative_prompt": [self.null_prompt] * num_prompts}
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the states of each prompt at its own length."""

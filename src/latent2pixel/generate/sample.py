@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from latent2pixel.errors import ConfigError, GeometryError
-from latent2pixel.families.base import exact_size
+from latent2pixel.families import family_of
 from latent2pixel.io.images import require_format, save_image
 
 
@@ -44,14 +44,15 @@ def sample_image(
             fix=f"Choose {max(patch, round(size_px / patch) * patch)} px.",
         )
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-    picture = pipe(
+    family = family_of(pipe.transformer)
+    picture = family.images(
+        pipe,
         prompt=[prompt],
         height=size_px,
         width=size_px,
         num_inference_steps=num_steps,
-        guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(seed),
-        **exact_size(pipe),
+        **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=1),
         output_type="pt",
-    ).images[0]
+    )[0]
     save_image(out, picture * 2 - 1)

@@ -27,7 +27,7 @@ from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
-from latent2pixel.families.base import exact_size
+from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import bytes_of, image_grid, image_of, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
@@ -250,17 +250,18 @@ class _Demo:
     def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> None:
         wanted = heldout_captions(self.level, CURVE_CAPTIONS, seed=self.config.seed + 1)
         generator = torch.Generator().manual_seed(self.config.seed)
-        pictures = []
+        pictures, family = [], family_of(pipe.transformer)
         for start in range(0, len(wanted), self.batch_size):
-            pictures += pipe(
-                prompt=[caption.text for caption in wanted[start : start + self.batch_size]],
+            prompts = [caption.text for caption in wanted[start : start + self.batch_size]]
+            pictures += family.images(
+                pipe,
+                prompt=prompts,
                 height=self.size_px,
                 width=self.size_px,
                 num_inference_steps=self.config.num_steps,
-                guidance_scale=self.config.guidance_scale,
                 generator=generator,
-                **exact_size(pipe),
-            ).images
+                **family.call_options(pipe, guidance_scale=self.config.guidance_scale, num_prompts=len(prompts)),
+            )
         score = score_images([np.asarray(picture) for picture in pictures], wanted)
         self.announce(f"step {step}: score {score}")
         points = {line["step"]: line for line in self._score_curve()}

@@ -20,7 +20,6 @@ from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.text_cache import TextCache
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.families import family_of
-from latent2pixel.families.base import exact_size
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.new_folder import new_folder, write_file
@@ -178,16 +177,18 @@ def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path
     """Sample the first distinct prompts with fixed noise, save them as one picture and return it, (3, H, W)."""
     chosen = list(dict.fromkeys(prompts))[: config.validation_images]
     pipe.set_progress_bar_config(disable=True)
-    pictures = pipe(
+    family = family_of(pipe.transformer)
+    options = family.call_options(pipe, guidance_scale=config.validation_guidance, num_prompts=len(chosen))
+    pictures = family.images(
+        pipe,
         prompt=list(chosen),
         height=config.image_size_px,
         width=config.image_size_px,
         num_inference_steps=config.validation_steps,
-        guidance_scale=config.validation_guidance,
         generator=[torch.Generator().manual_seed(index) for index in range(len(chosen))],
-        **exact_size(pipe),
+        **options,
         output_type="pt",
-    ).images
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     grid_CHW = image_grid(list(pictures.float().cpu() * 2 - 1), columns=4)
     save_image(path, grid_CHW)

@@ -38,7 +38,5 @@ def build() -> Any:
         text_encoder=parts.glm(),
         vae=parts.vae(shift_factor=None),
         transformer=transformer,
-        scheduler=parts.scheduler(
-            use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25, max_shift=0.75
-        ),
+        scheduler=parts.scheduler(use_dynamic_shifting=True, time_shift_type="linear", base_shift=0.25, max_shift=0.75),
     )

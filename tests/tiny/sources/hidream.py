@@ -1,6 +1,5 @@
 """A tiny HiDream-I1."""
 
-import math
 from typing import Any
 
 from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
@@ -10,13 +9,6 @@ UNGUIDED = {"guidance_scale": 1.0}
 GUIDED = {"guidance_scale": 2.0}
 BATCH_AXIS = {"encoder_hidden_states_llama3": 1}
 """Layers come before the batch."""
-
-
-def run(pipe: Any, *, height: int, width: int, **call: Any) -> Any:
-    """Call the pipeline for exactly this size: it keeps the aspect ratio, and an area that it is built with."""
-    # A little more, as it rounds down.
-    pipe.default_sample_size = math.sqrt(height * width) / pipe.vae_scale_factor * (1 + 1e-6)
-    return pipe(height=height, width=width, **call)
 
 
 def build() -> Any:

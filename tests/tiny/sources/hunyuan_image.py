@@ -10,6 +10,8 @@ from diffusers import (
 )
 from tests.tiny import parts
 
+from latent2pixel.families import load_family
+
 PATCH_PX = 32
 UNGUIDED = {"guidance_scale": 1.0}
 GUIDED = {"guidance_scale": 2.0}
@@ -19,10 +21,10 @@ FULL_PROMPTS = ["red circle", 'a blue square to the left of "two green" triangle
 """ByT5 and its projection wait for words in quotes."""
 
 
-def run(pipe: Any, *, guidance_scale: float, **call: Any) -> Any:
-    """Call the pipeline with a guider of this scale: guidance is no option of its call."""
-    pipe.register_modules(guider=AdaptiveProjectedMixGuidance(guidance_scale=guidance_scale))
-    return pipe(**call)
+def adapt(pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
+    """Take out the guidance, which is no option of the pipeline's call."""
+    scale = call.pop("guidance_scale")
+    return call | load_family("hunyuan_image").call_options(pipe, guidance_scale=scale, num_prompts=len(call["prompt"]))
 
 
 def build() -> Any:
@@ -57,4 +59,5 @@ def build() -> Any:
         tokenizer_2=parts.tokenizer(),
         transformer=transformer,
         guider=AdaptiveProjectedMixGuidance(),
+        ocr_guider=AdaptiveProjectedMixGuidance(),
     )

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers import Ideogram4Pipeline, Ideogram4Transformer2DModel
 from diffusers.pipelines.ideogram4.pipeline_ideogram4 import QWEN3_VL_ACTIVATION_LAYERS
 from tests.tiny import parts
+from tests.tiny.parts import flux2_vae
 from torch import Tensor
 
 from latent2pixel.model.tokens import patchify, to_sequence
@@ -38,7 +39,7 @@ def build() -> Any:
     }
     return Ideogram4Pipeline(
         scheduler=parts.scheduler(),
-        vae=parts.flux2_vae(),
+        vae=flux2_vae(),
         text_encoder=parts.qwen3_vl(num_layers=QWEN3_VL_ACTIVATION_LAYERS[-1] + 1, whole=False),
         tokenizer=parts.tokenizer(),
         transformer=Ideogram4Transformer2DModel(**settings),

@@ -1,6 +1,5 @@
 """A tiny Kandinsky 5 Image."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from diffusers import Kandinsky5T2IPipeline, Kandinsky5Transformer3DModel
@@ -13,12 +12,6 @@ FULL_PROMPTS = ["a red circle", "two blue triangles"]
 """Of one length: the pipeline pads others without a mask, and the source takes no lists."""
 IGNORED = ("scale_factor",)
 """The transformer's default."""
-
-
-def run(pipe: Any, *, height: int, width: int, **call: Any) -> Any:
-    """Call the pipeline for exactly this size, not for the next of its list, and name the result as others do."""
-    pipe.resolutions = [(width, height)]
-    return SimpleNamespace(images=pipe(height=height, width=width, **call).image)
 
 
 def running(map_BZHW: Tensor) -> Tensor:

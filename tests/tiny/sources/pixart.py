@@ -5,8 +5,8 @@ from typing import Any
 from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 from tests.tiny import parts
 
-UNGUIDED = {"guidance_scale": 1.0, "use_resolution_binning": False}
-GUIDED = {"guidance_scale": 2.0, "use_resolution_binning": False}
+UNGUIDED = {"guidance_scale": 1.0}
+GUIDED = {"guidance_scale": 2.0}
 
 
 def build() -> Any:

@@ -6,8 +6,8 @@ from diffusers import PRXPipeline, PRXTransformer2DModel
 from tests.tiny import parts
 from torch import nn
 
-UNGUIDED = {"guidance_scale": 1.0, "use_resolution_binning": False}
-GUIDED = {"guidance_scale": 2.0, "use_resolution_binning": False}
+UNGUIDED = {"guidance_scale": 1.0}
+GUIDED = {"guidance_scale": 2.0}
 GUIDED_BATCH = 1  # the pipeline repeats the clock twice, whatever the number of prompts
 
 

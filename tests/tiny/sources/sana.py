@@ -6,8 +6,8 @@ from diffusers import DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer
 from tests.tiny import parts
 
 PATCH_PX = 32
-UNGUIDED = {"guidance_scale": 1.0, "use_resolution_binning": False}
-GUIDED = {"guidance_scale": 2.0, "use_resolution_binning": False}
+UNGUIDED = {"guidance_scale": 1.0}
+GUIDED = {"guidance_scale": 2.0}
 WHOLE_STEPS = True  # the scheduler casts its steps to integers
 
 
