@@ -108,7 +108,7 @@ class Interrupted:
     """The pipeline, stopped by Ctrl-C at its second batch."""
 
     def __init__(self, pipe):
-        self.pipe, self.calls = pipe, 0
+        self.pipe, self.calls, self.transformer = pipe, 0, pipe.transformer
 
     def set_progress_bar_config(self, **options):
         self.pipe.set_progress_bar_config(**options)

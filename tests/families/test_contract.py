@@ -406,10 +406,11 @@ def is_text(value):
 
 
 def as_rows(value, axis=0):
-    """Return the samples of a batched argument."""
+    """Return the samples of a batched argument; of a list, which holds samples, or batches of states (B, L, width)."""
     if isinstance(value, torch.Tensor):
         return list(value.unbind(axis)) if value.ndim else []
-    return [row for row in value if isinstance(row, torch.Tensor)] if isinstance(value, (list, tuple)) else []
+    tensors = [row for row in value if isinstance(row, torch.Tensor)] if isinstance(value, (list, tuple)) else []
+    return [row for tensor in tensors for row in (tensor if tensor.ndim == 3 else [tensor])]
 
 
 def test_saved_pipeline_loads_as_it_was(name, tmp_path):

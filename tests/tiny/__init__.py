@@ -34,6 +34,7 @@ FAMILIES = [
     "longcat",
     "bria",
     "bria_fibo",
+    "bria_fibo2",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from latent2pixel.families import family_of
 from latent2pixel.io.pipeline_folder import open_pipeline, parse_dtype
 
 NUM_REPEATS = 3

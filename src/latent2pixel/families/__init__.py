@@ -38,6 +38,7 @@ TRANSFORMERS: dict[str, str] = {
     "longcat": "LongCatImageTransformer2DModel",
     "bria": "BriaTransformer2DModel",
     "bria_fibo": "BriaFiboTransformer2DModel",
+    "bria_fibo2": "BriaFibo2Transformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
 REFUSED: dict[str, str] = {

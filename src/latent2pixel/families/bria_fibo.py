@@ -1,6 +1,6 @@
 """FIBO: FLUX.1's transformer on whole latent cells, every block told by another layer of its text encoder.
 
-Shape letters: B batch, L text tokens of the longest prompt, N image tokens, E layers of the text encoder, D their width.
+Shape letters: B batch, L text tokens, N image tokens, S both, E layers of the text encoder, D their width.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from diffusers import BriaFiboPipeline, BriaFiboTransformer2DModel
 
 from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids
-from latent2pixel.families.ragged import padded
+from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
@@ -49,11 +49,16 @@ class BriaFibo(VideoVAE, TokenFamily):
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the states of all layers of each prompt at its own length: (L, E, D)."""
-        items = []
-        for prompt in prompts:  # one by one: the pipeline makes an empty prompt as long as the others
-            _, layers, _ = pipe.get_prompt_embeds([prompt], max_sequence_length=MAX_TEXT_TOKENS)
-            items.append({"text_encoder_layers": torch.stack([layer_1LD[0] for layer_1LD in layers], dim=1).cpu()})
-        return items
+        # Empty prompts apart: beside others the pipeline makes them as long as these.
+        items: dict[int, Encoded] = {}
+        for wanted in (True, False):
+            places = [place for place, prompt in enumerate(prompts) if bool(prompt) == wanted]
+            if places:
+                texts = [prompts[place] for place in places]
+                _, layers, mask_BL = pipe.get_prompt_embeds(texts, max_sequence_length=MAX_TEXT_TOKENS)
+                rows = ragged(mask_BL, text_encoder_layers=torch.stack(layers, dim=2))
+                items.update(zip(places, rows, strict=True))
+        return [items[place] for place in range(len(prompts))]
 
     def collate(self, model: Any, items: Sequence[Encoded], grid: Grid) -> dict[str, Any]:
         """Return states padded to the longest prompt, a layer for each block, position ids, and a mask if needed.
