@@ -61,8 +61,11 @@ def test_family_names_appear_nowhere_else():
     """Registry and modules are the only places that know a family."""
     words = {*TRANSFORMERS, *TRANSFORMERS.values(), *PIXEL_CLASSES}
     guilty = []
-    for layer in ("flow", "model", "convert", "generate", "io"):
-        for path in (PACKAGE / layer).rglob("*.py"):
+    # The miniature is a real model of one family, so its own package names it.
+    rooms = [room for room in PACKAGE.iterdir() if room.is_dir() and room.name not in ("families", "world")]
+    assert len(rooms) > 10
+    for room in rooms:
+        for path in room.rglob("*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
             names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from latent2pixel.convert.config import InputMap
     from latent2pixel.convert.images import FitImages
 
+LIFT_LINE = (
+    "lift: R^2 of the latents from the pixels {r2_in:.2f}, of the pixels from the latents {r2_out:.2f}; "
+    "noise gain {noise_gain:.3f}, noise shift times {implied_noise_shift:.2f}"
+)
+
 
 def convert(
     source: Annotated[str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub.")],
@@ -103,6 +108,7 @@ def convert(
     )
     if as_json:
         result = {"folder": str(report.folder), "trainable_share": report.trainable.share, **report.plan.counts()}
+        result |= {"lift": report.lift} if report.lift else {}
         typer.echo(json.dumps(result))
         return
     typer.echo(report.plan.describe(), err=True)
@@ -112,6 +118,8 @@ def convert(
         f"({report.trainable.share:.1%})",
         err=True,
     )
+    if report.lift:
+        typer.echo(LIFT_LINE.format(**report.lift), err=True)
     typer.echo(str(report.folder))
 
 

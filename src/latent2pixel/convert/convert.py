@@ -52,6 +52,8 @@ class ConversionReport:
     """What trains under the chosen recipe."""
     already_there: bool
     """True if the folder held this very conversion before, so nothing was written."""
+    lift: dict[str, Any] | None = None
+    """How well the lift fits (``LiftFit.report``), if there is one."""
 
 
 def build_pixel_pipeline(
@@ -184,7 +186,7 @@ def convert(
     report = ConversionReport(folder=target, plan=plan, trainable=describe(empty, names), already_there=False)
     settings = _settings(folder, config, torch_dtype, fit_images)
     if holds_conversion(target, settings):
-        return replace(report, already_there=True)
+        return replace(report, already_there=True, lift=read_json(target / RECORD_NAME).get("lift"))
     pipe, lift = _convert_loaded(open_pipeline(folder, dtype=torch_dtype), config, fit_images)
     record = {"source": str(source), "settings": settings, **_outcome(report)}
     if lift:
@@ -199,7 +201,7 @@ def convert(
         pipe.save_pretrained(partial)
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
-    return report
+    return replace(report, lift=record.get("lift"))
 
 
 def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages | None) -> tuple[Any, LiftFit | None]:

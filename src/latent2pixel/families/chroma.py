@@ -56,6 +56,8 @@ class Chroma(TokenFamily):
 class Checkpointed(ChromaTransformer2DModel):
     """The source with gradient checkpointing: diffusers 0.42 forgets the mask of single blocks that it recomputes."""
 
+    _gradient_checkpointing_func: Any  # diffusers sets it without telling its type
+
     @wraps(ChromaTransformer2DModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the source; single blocks that will be recomputed are given the mask, which the call names."""
