@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import torch
-from tests.tiny import EXAMPLES, GRID, HEAD, as_maps, noise, tiny_lift, tiny_pipeline
+from tests.tiny import EXAMPLES, GRID, HEAD, noise, tiny_lift, tiny_pipeline
 from torch.nn import functional
 
 from latent2pixel.convert import build_pixel_pipeline, convert
@@ -130,9 +130,9 @@ def test_fit_in_parts_is_the_fit_of_the_whole():
     patches_ND, tokens_Nd = noise(400, 48), noise(400, 8, seed=1)
     patches_ND[:, :8] += 3 * tokens_Nd
     whole, parts = LiftStatistics(48, 8), LiftStatistics(48, 8)
-    whole.add(as_maps(patches_ND), as_maps(tokens_Nd))
+    whole.add(patches_ND, tokens_Nd)
     for start in range(0, 400, 100):
-        parts.add(as_maps(patches_ND[start : start + 100]), as_maps(tokens_Nd[start : start + 100]))
+        parts.add(patches_ND[start : start + 100], tokens_Nd[start : start + 100])
     first, second = whole.fit(), parts.fit()
     torch.testing.assert_close(first.basis_Dd, second.basis_Dd)
     assert first.figures() == pytest.approx(second.figures())
@@ -142,7 +142,7 @@ def test_least_squares_r2_is_that_of_a_regression():
     patches_ND, tokens_Nd = noise(400, 48), noise(400, 8, seed=1)
     patches_ND[:, :8] += 3 * tokens_Nd
     statistics = LiftStatistics(48, 8)
-    statistics.add(as_maps(patches_ND), as_maps(tokens_Nd))
+    statistics.add(patches_ND, tokens_Nd)
     centred_ND, target_Nd = patches_ND - patches_ND.mean(0), tokens_Nd - tokens_Nd.mean(0)
     missed_Nd = target_Nd - centred_ND @ torch.linalg.lstsq(centred_ND, target_Nd).solution
     fit = statistics.fit()
@@ -159,7 +159,7 @@ def colourful_world():
     patches_ND = noise(2000, 48) * torch.linspace(3.0, 0.2, 48)
     tokens_Nd = patches_ND[:, ::6] @ noise(8, 8, seed=1) + 0.3 * noise(2000, 8, seed=2)
     statistics = LiftStatistics(48, 8)
-    statistics.add(as_maps(patches_ND), as_maps(tokens_Nd))
+    statistics.add(patches_ND, tokens_Nd)
     return statistics, patches_ND, tokens_Nd
 
 
@@ -173,7 +173,7 @@ def test_noise_gain_is_what_white_noise_becomes():
 def test_residual_by_channel_is_that_of_the_decode():
     statistics, patches_ND, tokens_Nd = colourful_world()
     fit = statistics.fit()
-    left_ND = patches_ND - tokens_Nd @ fit.decode_weight_Ddkk[:, :, 1, 1].T - fit.decode_bias_D
+    left_ND = patches_ND - tokens_Nd @ fit.decode_weight_Dd.T - fit.decode_bias_D
     left_C, whole_C = (each.var(0, correction=0).view(3, 16).mean(1) for each in (left_ND, patches_ND))
     channels = fit.report()["residual_by_channel"]
     assert [each["variance"] for each in channels] == pytest.approx(left_C.tolist(), rel=1e-3)
@@ -186,7 +186,7 @@ def test_a_channel_that_never_varies_leaves_nothing():
     patches_ND[:, :8] += 3 * tokens_Nd
     patches_ND[:, 32:] = -1.0
     statistics = LiftStatistics(48, 8)
-    statistics.add(as_maps(patches_ND), as_maps(tokens_Nd))
+    statistics.add(patches_ND, tokens_Nd)
     assert statistics.fit().report()["residual_by_channel"][2] == {"variance": 0.0, "share": 0.0}
 
 
@@ -213,7 +213,7 @@ def test_least_squares_quieter_than_procrustes_need_no_ridge():
     patches_ND, tokens_Nd = noise(2000, 48), noise(2000, 8, seed=1)
     patches_ND[:, :8] += tokens_Nd  # half noise: the regression shrinks, Procrustes does not
     statistics = LiftStatistics(48, 8)
-    statistics.add(as_maps(patches_ND), as_maps(tokens_Nd))
+    statistics.add(patches_ND, tokens_Nd)
     fit = statistics.fit(input_map="ridge")
     assert fit.fitted_noise_gain < fit.figures()["noise_gain"]
     assert fit.fitted_noise_gain == pytest.approx(fit.least_squares_noise_gain, rel=1e-4)
@@ -299,20 +299,3 @@ def test_patch_with_fewer_values_than_a_token_is_refused():
     pipe, images = linear_pipeline()
     with pytest.raises(GeometryError, match="fewer values"):
         fit_lift(pipe, images, encode_tokens(pipe, images, patch_size=2), patch_size=2)
-
-
-def test_decode_uses_the_neighbours_where_they_tell_something():
-    """Patches made of a token and its right neighbour: the fit finds both kernels' values, and zeros elsewhere."""
-    tokens_Bdhw = noise(200, 4, 5, 6)
-    own_Dd, right_Dd = noise(12, 4, seed=1), noise(12, 4, seed=2)
-    right_Bdhw = functional.pad(tokens_Bdhw, (0, 1))[..., 1:]  # zeros beyond the edge
-    patches_BDhw = torch.einsum("bdhw,Dd->bDhw", tokens_Bdhw, own_Dd) + torch.einsum(
-        "bdhw,Dd->bDhw", right_Bdhw, right_Dd
-    )
-    statistics = LiftStatistics(12, 4)
-    statistics.add(patches_BDhw, tokens_Bdhw)
-    fit = statistics.fit(input_map="ridge")
-    expected_Ddkk = torch.zeros(12, 4, 3, 3)
-    expected_Ddkk[:, :, 1, 1], expected_Ddkk[:, :, 1, 2] = own_Dd, right_Dd
-    torch.testing.assert_close(fit.decode_weight_Ddkk, expected_Ddkk, atol=1e-4, rtol=0)
-    assert fit.r2_out == pytest.approx(1, abs=1e-5)

@@ -65,7 +65,7 @@ def test_stem_and_decode_learn(warmed, world):
     model, before, _ = warmed
     after = errors(model, world)
     assert after[0] < 0.8 * before[0]
-    assert after[1] < 0.96 * before[1]  # the fitted decode is a good start already
+    assert after[1] < 0.8 * before[1]
 
 
 def test_trunk_stays_as_it_was(warmed):

@@ -27,9 +27,9 @@ from torch.nn import functional
 from latent2pixel import flow
 from latent2pixel.families import family_of, load_family
 from latent2pixel.model.freezing import freeze_all_but, trainable_names
-from latent2pixel.model.pixel_transformer import is_under
 from latent2pixel.model.predict import predict_velocity
 from latent2pixel.model.tokens import to_sequence
+from latent2pixel.model.trunk import is_under
 
 pytestmark = pytest.mark.parametrize("name", FAMILIES)
 SIGMA_B = torch.tensor([0.25, 0.75])

@@ -41,7 +41,10 @@ def linear_world(
     patches_BDhw = SCALE * torch.einsum("bdhw,Dd->bDhw", latents_Bdhw, basis_Dd) + mean_D.view(-1, 1, 1)
     statistics = LiftStatistics(3 * patch**2, token_dim)
     for part in range(0, 600, 50):
-        statistics.add(patches_BDhw[part : part + 50], latents_Bdhw[part : part + 50])
+        statistics.add(
+            patches_BDhw[part : part + 50].movedim(1, -1).flatten(0, 2),
+            latents_Bdhw[part : part + 50].movedim(1, -1).flatten(0, 2),
+        )
     return latents_Bdhw, functional.pixel_shuffle(patches_BDhw, patch), statistics.fit()
 
 

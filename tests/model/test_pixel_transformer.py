@@ -11,7 +11,7 @@ from torch.nn import functional
 import latent2pixel
 from latent2pixel.errors import GeometryError
 from latent2pixel.families import load_family, load_pixel_class, pixel_class_name
-from latent2pixel.model.pixel_transformer import require_patch
+from latent2pixel.model.patch import require_patch
 from latent2pixel.model.predict import predict_velocity, unwrapped
 
 SIGMA_B = torch.tensor([0.25, 0.75])

@@ -112,13 +112,8 @@ def tiny_lift(name: str = "z_image", *, seed: int = 0, patch: int | None = None)
     basis_Dd = torch.linalg.qr(noise(patch_dim, token_dim, seed=seed).double())[0]
     tokens_Nd = noise(200 * token_dim, token_dim, seed=seed + 1).double()
     statistics = LiftStatistics(patch_dim, token_dim)
-    statistics.add(as_maps(2.5 * tokens_Nd @ basis_Dd.T), as_maps(tokens_Nd))
+    statistics.add(2.5 * tokens_Nd @ basis_Dd.T, tokens_Nd)
     return statistics.fit()
-
-
-def as_maps(values_NV: torch.Tensor) -> torch.Tensor:
-    """Return patches or tokens as images of one each, (N, V, 1, 1): no one has neighbours."""
-    return values_NV[:, :, None, None]
 
 
 def token_dim_of(name: str) -> int:

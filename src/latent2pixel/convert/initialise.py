@@ -1,7 +1,7 @@
 """Fits the lift in one pass over source images, in float64.
 
 Shape letters: B batch, C image channels, H and W image size in pixels, h and w the token grid, N patches, D values of a
-pixel patch, d values of a latent token, m = d * k**2 those of a token and its neighbours.
+pixel patch, d values of a latent token.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,11 @@ from latent2pixel.convert.images import FitImages
 from latent2pixel.errors import DataError, GeometryError, SourceError
 from latent2pixel.families import family_of
 from latent2pixel.families.base import Family
-from latent2pixel.model.lift import DECODE_SIZE, SMALLEST_VARIANCE, LiftFit
+from latent2pixel.model.lift import SMALLEST_VARIANCE, LiftFit
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 
 MIN_PATCHES_PER_VALUE = 4
 """Patches for each of a patch's values; with fewer the fit follows chance, and its R^2 says nothing."""
-OWN = slice(DECODE_SIZE**2 // 2, None, DECODE_SIZE**2)
-"""The token's own values among those of its neighbours, which ``unfold`` orders by value first."""
 RIDGE = 1e-6
 """Ridge of the linear fits, relative to the mean variance: holds directions that never vary at zero."""
 BISECTIONS = 60
@@ -139,7 +137,8 @@ def fit_lift(
         )
     statistics = LiftStatistics(patch_dim, token_dim)
     for image_CHW, tokens_dhw in zip(images.images, tokens, strict=True):
-        statistics.add(functional.pixel_unshuffle(image_CHW[None], patch_size), tokens_dhw[None])
+        patches_BDhw = functional.pixel_unshuffle(image_CHW[None], patch_size)
+        statistics.add(_flat(patches_BDhw), _flat(tokens_dhw[None]))
     needed = MIN_PATCHES_PER_VALUE * patch_dim
     if statistics.num_patches < needed:
         raise DataError(
@@ -161,25 +160,21 @@ class LiftStatistics:
 
     def __init__(self, patch_dim: int, token_dim: int) -> None:
         self.num_patches = 0
-        around = token_dim * DECODE_SIZE**2
         self.sum_D = torch.zeros(patch_dim, dtype=torch.float64)
-        self.sum_m = torch.zeros(around, dtype=torch.float64)
+        self.sum_d = torch.zeros(token_dim, dtype=torch.float64)
         self.product_DD = torch.zeros(patch_dim, patch_dim, dtype=torch.float64)
-        self.product_Dm = torch.zeros(patch_dim, around, dtype=torch.float64)
-        self.product_mm = torch.zeros(around, around, dtype=torch.float64)
+        self.product_Dd = torch.zeros(patch_dim, token_dim, dtype=torch.float64)
+        self.product_dd = torch.zeros(token_dim, token_dim, dtype=torch.float64)
 
-    def add(self, patches_BDhw: Tensor, tokens_Bdhw: Tensor) -> None:
-        """Count the pixel patches of images in [-1, 1] and the latent tokens at the same places."""
-        pixels_ND = _flat(patches_BDhw.double().cpu())
-        # Beyond the image's edge stand zeros, as in the decode's convolution.
-        around_BmL = functional.unfold(tokens_Bdhw.double().cpu(), DECODE_SIZE, padding=DECODE_SIZE // 2)
-        latents_Nm = around_BmL.movedim(1, -1).flatten(0, 1)
-        self.num_patches += len(pixels_ND)
-        self.sum_D += pixels_ND.sum(0)
-        self.sum_m += latents_Nm.sum(0)
-        self.product_DD += pixels_ND.T @ pixels_ND
-        self.product_Dm += pixels_ND.T @ latents_Nm
-        self.product_mm += latents_Nm.T @ latents_Nm
+    def add(self, patches_ND: Tensor, tokens_Nd: Tensor) -> None:
+        """Count pixel patches in [-1, 1] and the latent tokens at the same places."""
+        pixels, latents = patches_ND.double().cpu(), tokens_Nd.double().cpu()
+        self.num_patches += len(pixels)
+        self.sum_D += pixels.sum(0)
+        self.sum_d += latents.sum(0)
+        self.product_DD += pixels.T @ pixels
+        self.product_Dd += pixels.T @ latents
+        self.product_dd += latents.T @ latents
 
     def fit(self, *, input_map: InputMap = "procrustes", generator: torch.Generator | None = None) -> LiftFit:
         """Return the lift.
@@ -211,9 +206,8 @@ class LiftStatistics:
         r2_in = float(1 - missed / cov_dd.trace())
         if input_map == "procrustes" and r2_in < MIN_R2_IN:
             raise _no_fit(r2_in, self.num_patches)
-        cov_Dm, cov_mm = moments.cov_Dm, moments.cov_mm
-        decode_Dm = torch.linalg.solve(_ridged(cov_mm), cov_Dm.T).T
-        residual_DD = cov_DD - decode_Dm @ cov_Dm.T - cov_Dm @ decode_Dm.T + decode_Dm @ cov_mm @ decode_Dm.T
+        decode_Dd = torch.linalg.solve(_ridged(cov_dd), cov_Dd.T).T
+        residual_DD = cov_DD - decode_Dd @ cov_Dd.T - cov_Dd @ decode_Dd.T + decode_Dd @ cov_dd @ decode_Dd.T
         least_squares_dD = torch.linalg.solve(_ridged(cov_DD), cov_Dd).T
         # The values of a patch are ordered by channel first.
         residual_C, pixels_C = (each.diagonal().view(IMAGE_CHANNELS, -1).mean(1) for each in (residual_DD, cov_DD))
@@ -221,8 +215,8 @@ class LiftStatistics:
             basis_Dd=basis_Dd.float(),
             scale=scale,
             offset_d=(basis_Dd.T @ moments.mean_D - scale * moments.mean_d).float(),
-            decode_weight_Ddkk=decode_Dm.unflatten(1, (-1, DECODE_SIZE, DECODE_SIZE)).float(),
-            decode_bias_D=(moments.mean_D - decode_Dm @ moments.mean_m).float(),
+            decode_weight_Dd=decode_Dd.float(),
+            decode_bias_D=(moments.mean_D - decode_Dd @ moments.mean_d).float(),
             residual_DD=((residual_DD + residual_DD.T) / 2).float(),
             r2_in=r2_in,
             r2_out=float(1 - residual_DD.trace() / cov_DD.trace()),
@@ -236,40 +230,25 @@ class LiftStatistics:
         )
 
     def _moments(self) -> "_Moments":
-        mean_D, mean_m = self.sum_D / self.num_patches, self.sum_m / self.num_patches
+        mean_D, mean_d = self.sum_D / self.num_patches, self.sum_d / self.num_patches
         return _Moments(
             mean_D=mean_D,
-            mean_m=mean_m,
+            mean_d=mean_d,
             cov_DD=self.product_DD / self.num_patches - torch.outer(mean_D, mean_D),
-            cov_Dm=self.product_Dm / self.num_patches - torch.outer(mean_D, mean_m),
-            cov_mm=self.product_mm / self.num_patches - torch.outer(mean_m, mean_m),
+            cov_Dd=self.product_Dd / self.num_patches - torch.outer(mean_D, mean_d),
+            cov_dd=self.product_dd / self.num_patches - torch.outer(mean_d, mean_d),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Moments:
-    """Means and covariances of pixel patches (D) and latent tokens with their neighbours (m), float64."""
+    """Means and covariances of pixel patches (D) and latent tokens (d), float64."""
 
     mean_D: Tensor
-    mean_m: Tensor
+    mean_d: Tensor
     cov_DD: Tensor
-    cov_Dm: Tensor
-    cov_mm: Tensor
-
-    @property
-    def mean_d(self) -> Tensor:
-        """Of the tokens alone."""
-        return self.mean_m[OWN]
-
-    @property
-    def cov_Dd(self) -> Tensor:  # noqa: N802 (shape letters)
-        """Between patches and the tokens at their own places."""
-        return self.cov_Dm[:, OWN]
-
-    @property
-    def cov_dd(self) -> Tensor:
-        """Of the tokens alone."""
-        return self.cov_mm[OWN, OWN]
+    cov_Dd: Tensor
+    cov_dd: Tensor
 
 
 def _input_map(moments: _Moments, name: InputMap, *, generator: torch.Generator | None) -> tuple[Tensor, float]:

@@ -28,7 +28,6 @@ from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model.codec import PixelVAE
-from latent2pixel.model.lift import DECODE_SIZE
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, PIXEL_CONFIG, PixelTransformerMixin
 
 LADDER_RECORD = "ladder.json"
@@ -148,18 +147,10 @@ def _replicated(
         changed |= {
             "lift.basis_Dd": state["lift.basis_Dd"][place_D4] / GROWTH,
             "lift.offset_d": GROWTH * state["lift.offset_d"],
-            "lift.decode.weight": _from_mean_token(state["lift.decode.weight"])[place_D4],
+            "lift.decode.weight": state["lift.decode.weight"][place_D4],
             "lift.decode.bias": state["lift.decode.bias"][place_D4],
         }
     return changed
-
-
-def _from_mean_token(decode_Ddkk: Tensor) -> Tensor:
-    """Return a decode for the mean of four tokens: it stands for their neighbours too, so all goes to the middle."""
-    middle = DECODE_SIZE // 2
-    collapsed_Ddkk = torch.zeros_like(decode_Ddkk)
-    collapsed_Ddkk[:, :, middle, middle] = decode_Ddkk.sum((2, 3))
-    return collapsed_Ddkk
 
 
 def _place_in_sub_patch(patch: int) -> Tensor:

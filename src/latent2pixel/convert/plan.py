@@ -7,7 +7,7 @@ from typing import Any
 
 from latent2pixel.errors import CheckpointError
 from latent2pixel.families.base import Family
-from latent2pixel.model.pixel_transformer import is_under
+from latent2pixel.model.trunk import is_under
 
 Shapes = Mapping[str, tuple[int, ...]]
 """State-dict key -> shape."""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from latent2pixel.errors import ConfigError
-from latent2pixel.model.pixel_transformer import is_under
 from latent2pixel.model.predict import unwrapped
+from latent2pixel.model.trunk import is_under
 
 PRESETS = ("paper", "released", "output")
 

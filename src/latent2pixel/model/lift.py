@@ -1,8 +1,7 @@
 """The lift: closed-form parts through which a source's trunk sees pixels as the latents that it knows.
 
 Shape letters: B batch, C image channels, H and W image size in pixels, h and w the token grid, D values of a pixel
-patch (C * patch**2, in the order of ``pixel_unshuffle``), d values of a latent token, k tokens along a side of those
-that a patch is decoded from.
+patch (C * patch**2, in the order of ``pixel_unshuffle``), d values of a latent token.
 
 Source:
     Derived for this project: A is orthonormal, so ``A^T noise`` is white again, and with ``A^T x ~ s z + c`` a noisy
@@ -20,9 +19,6 @@ SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
 SMALLEST_SIGNAL = 1e-3
 """Below this weight of the latents, a regression on them would see noise alone."""
-DECODE_SIZE = 3
-"""k. A VAE's decoder looks beyond a token: from 3 x 3 tokens instead of one, the linear decode of the miniature leaves
-half of the error and a third of the patch grid (dev/LOG.md, 2026-11-26)."""
 NUM_LEVELS = 21
 """Noise levels, evenly from 0 to 1, at which gain and misfit are tabulated. They change slowly (dev/LOG.md,
 2026-11-26)."""
@@ -38,8 +34,8 @@ class LiftFit:
     """s: size of the lifted image over that of the latents."""
     offset_d: Tensor
     """c: mean of ``A^T x - s z``."""
-    decode_weight_Ddkk: Tensor
-    """B: from a latent token and its neighbours to a pixel patch, a convolution's kernel."""
+    decode_weight_Dd: Tensor
+    """B: from latent tokens to pixel patches."""
     decode_bias_D: Tensor
     """Bias of the decode."""
     residual_DD: Tensor
@@ -47,7 +43,7 @@ class LiftFit:
     r2_in: float
     """Share of the latents' variance that ``A^T x / s`` explains."""
     r2_out: float
-    """Share of the pixels' variance that the decode explains."""
+    """Share of the pixels' variance that ``B z`` explains."""
     r2_least_squares: float
     """Share of the latents' variance that the best linear map of a patch explains, on the patches of the fit: the limit
     of ``r2_in``."""
@@ -139,7 +135,7 @@ class Lift(nn.Module):
         super().__init__()
         self.patch, self.scale, self.wiener = patch, scale, wiener
         patch_dim = channels * patch**2
-        self.decode = nn.Conv2d(token_dim, patch_dim, DECODE_SIZE, padding=DECODE_SIZE // 2)
+        self.decode = nn.Linear(token_dim, patch_dim)
         self.stem = nn.Conv2d(stem_channels, token_dim, 1)
         self.register_buffer("basis_Dd", torch.zeros(patch_dim, token_dim))
         self.register_buffer("offset_d", torch.zeros(token_dim))
@@ -155,10 +151,8 @@ class Lift(nn.Module):
         """Take over the matrices of a fit."""
         self.basis_Dd.copy_(fit.basis_Dd)
         self.offset_d.copy_(fit.offset_d)
-        for parameter, fitted in zip(
-            self.decode.parameters(), (fit.decode_weight_Ddkk, fit.decode_bias_D), strict=True
-        ):
-            parameter.copy_(fitted)
+        self.decode.weight.copy_(fit.decode_weight_Dd)
+        self.decode.bias.copy_(fit.decode_bias_D)
         if self.wiener:
             # Only here, as it takes half a minute at patch 32 on two CPU cores.
             variance_D, vectors_DD = torch.linalg.eigh(fit.residual_DD.double())
@@ -295,7 +289,7 @@ class Lift(nn.Module):
             Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series" (1949): the estimate of a
             signal of variance lambda in ``(1 - sigma) signal + sigma noise``.
         """
-        decoded_BDhw = self.decode(tokens_Bdhw.to(self.decode.weight.dtype)).float()
+        decoded_BDhw = self.decode(tokens_Bdhw.to(self.decode.weight.dtype).movedim(1, -1)).movedim(-1, 1).float()
         if not self.wiener:
             return functional.pixel_shuffle(decoded_BDhw, self.patch)
         sigma_B111 = sigma_B.float().view(-1, 1, 1, 1)

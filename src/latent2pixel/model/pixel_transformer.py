@@ -22,8 +22,9 @@ from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
 from latent2pixel.model.lora import LatentLoraMixin
+from latent2pixel.model.patch import require_patch, require_pipeline_patch
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Trunk
+from latent2pixel.model.trunk import Trunk, is_under
 
 IMAGE_CHANNELS = 3
 PIXEL_CONFIG: dict[str, Any] = {
@@ -250,13 +251,7 @@ class PixelTransformerMixin(nn.Module):
             GeometryError: If patch, latent patch and head do not fit together.
         """
         require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
-        if cls.trunk.pipeline_patch_px not in (None, pixel_patch_size):
-            raise GeometryError(
-                "The stock pipeline of this source serves one patch size only",
-                found=f"patch size {pixel_patch_size}",
-                expected=f"patch size {cls.trunk.pipeline_patch_px}",
-                fix=f"Choose patch {cls.trunk.pipeline_patch_px}, or another source for larger patches.",
-            )
+        require_pipeline_patch(pixel_patch_size, only=cls.trunk.pipeline_patch_px)
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
         lift = None
         if lift_scale is not None:
@@ -402,34 +397,3 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
     }
     loads_loras = (LatentLoraMixin,) if hasattr(base, "load_lora_adapter") else ()
     return type(name, (PixelTransformerMixin, *loads_loras, base), body)
-
-
-def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: int) -> None:
-    """Check that a pixel patch fits the trunk's own patch and the head.
-
-    The codec folds by a power of two, and a head of n levels has its bottleneck at 1 / 2**n: one feature per token
-    needs ``2**n == patch``; a larger patch upsamples the features; a smaller one cannot be served.
-
-    Raises:
-        GeometryError: If one of these does not hold.
-    """
-    factor, rest = divmod(pixel_patch_size, latent_patch)
-    if rest or factor < 1 or factor & (factor - 1):
-        raise GeometryError(
-            "The patch size does not fit the source's transformer",
-            found=f"patch size {pixel_patch_size}, latent patch {latent_patch}",
-            expected=f"{latent_patch} times a power of two: {', '.join(str(latent_patch << n) for n in range(2, 7))}",
-            fix="Choose 16 for images of about 1024 px, 64 for 4096 px.",
-        )
-    if pixel_patch_size % 2**num_head_levels:
-        raise GeometryError(
-            "The detailer head is deeper than the patch allows",
-            found=f"{num_head_levels} levels (bottleneck at 1/{2**num_head_levels}), patch size {pixel_patch_size}",
-            expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
-            fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
-        )
-
-
-def is_under(key: str, prefixes: tuple[str, ...]) -> bool:
-    """Tell whether a state-dict key belongs to one of the named modules or parameters."""
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)

@@ -163,3 +163,8 @@ class Trunk(ABC):
         if self.clock == "1000 sigma":
             return timestep_B / 1000
         return 1 - timestep_B if self.clock == "1 - sigma" else timestep_B
+
+
+def is_under(key: str, prefixes: tuple[str, ...]) -> bool:
+    """Tell whether a state-dict key belongs to one of the named modules or parameters."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)

@@ -25,8 +25,8 @@ from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.io.images import bytes_of
 from latent2pixel.model import freezing
-from latent2pixel.model.pixel_transformer import is_under
 from latent2pixel.model.predict import unwrapped
+from latent2pixel.model.trunk import is_under
 from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
 from latent2pixel.train.config import TrainConfig
 from latent2pixel.train.perceptual import LOADERS, Perceptual

@@ -1,0 +1,44 @@
+"""Which pixel patches a source's transformer, its pipeline and the detailer head can serve."""
+
+from latent2pixel.errors import GeometryError
+
+
+def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: int) -> None:
+    """Check that a pixel patch fits the trunk's own patch and the head.
+
+    The codec folds by a power of two, and a head of n levels has its bottleneck at 1 / 2**n: one feature per token
+    needs ``2**n == patch``; a larger patch upsamples the features; a smaller one cannot be served.
+
+    Raises:
+        GeometryError: If one of these does not hold.
+    """
+    factor, rest = divmod(pixel_patch_size, latent_patch)
+    if rest or factor < 1 or factor & (factor - 1):
+        raise GeometryError(
+            "The patch size does not fit the source's transformer",
+            found=f"patch size {pixel_patch_size}, latent patch {latent_patch}",
+            expected=f"{latent_patch} times a power of two: {', '.join(str(latent_patch << n) for n in range(2, 7))}",
+            fix="Choose 16 for images of about 1024 px, 64 for 4096 px.",
+        )
+    if pixel_patch_size % 2**num_head_levels:
+        raise GeometryError(
+            "The detailer head is deeper than the patch allows",
+            found=f"{num_head_levels} levels (bottleneck at 1/{2**num_head_levels}), patch size {pixel_patch_size}",
+            expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
+            fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
+        )
+
+
+def require_pipeline_patch(pixel_patch_size: int, *, only: int | None) -> None:
+    """Check that the source's stock pipeline can serve a pixel patch.
+
+    Raises:
+        GeometryError: If it computes with one patch only, and this is another.
+    """
+    if only not in (None, pixel_patch_size):
+        raise GeometryError(
+            "The stock pipeline of this source serves one patch size only",
+            found=f"patch size {pixel_patch_size}",
+            expected=f"patch size {only}",
+            fix=f"Choose patch {only}, or another source for larger patches.",
+        )
