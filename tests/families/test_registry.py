@@ -42,7 +42,7 @@ def test_declarations_name_real_things(name):
 
 
 def test_unknown_transformer_names_the_supported_ones():
-    with pytest.raises(UnsupportedFamilyError, match="ZImageTransformer2DModel") as caught:
+    with pytest.raises(UnsupportedFamilyError, match="classes that `l2p families` lists") as caught:
         family_of("UNet2DConditionModel")
     assert caught.value.found == "UNet2DConditionModel"
 

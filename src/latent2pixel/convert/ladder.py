@@ -169,7 +169,7 @@ def _no_pixel_pipeline(found: str) -> SourceError:
     return SourceError(
         "The patch of a pixel model can be doubled, and this is none",
         found=found,
-        expected=f"a transformer of class {' or '.join(PIXEL_CLASSES)}",
+        expected="a pixel transformer of this library",
         fix="Convert the source first (`l2p convert SOURCE OUT`); there --patch-size chooses the first patch.",
     )
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 from latent2pixel import __version__
-from latent2pixel.errors import SourceError
-from latent2pixel.families import PIXEL_CLASSES, module_of
+from latent2pixel.families import module_of
+from latent2pixel.families.base import require_pixel_pipeline
 from latent2pixel.io.new_folder import new_folder
-from latent2pixel.io.pipeline_folder import find_pipeline_folder, parts_of, read_index, require_complete
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, require_complete
 
 PACKAGE = __package__.split(".")[0]
 CODEC_MODULE = f"{PACKAGE}.model.codec"
@@ -75,14 +75,7 @@ def export_with_code(model: str | Path, out: str | Path) -> Path:
         OutputFolderError: If ``out`` holds something, cannot be written, or the disk is full.
     """
     folder, target = find_pipeline_folder(model), Path(out)
-    class_name = parts_of(read_index(folder)).get("transformer", ("", "no transformer"))[1]
-    if class_name not in PIXEL_CLASSES:
-        raise SourceError(
-            f"{model} is no pixel pipeline",
-            found=class_name,
-            expected=f"a transformer of class {' or '.join(PIXEL_CLASSES)}",
-            fix="Convert it first: `l2p convert SOURCE OUT`.",
-        )
+    class_name = require_pixel_pipeline(folder)
     require_complete(folder)
     with new_folder(target) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)

@@ -1,5 +1,6 @@
 """Supported source architectures: one module each, listed in one registry."""
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -94,16 +95,22 @@ def family_of(transformer: "str | nn.Module") -> "Family":
             raise UnsupportedFamilyError(
                 "This transformer cannot become a pixel model",
                 found=f"{name}: {REFUSED[name]}",
-                expected=", ".join(TRANSFORMERS.values()),
+                expected=_supported(name),
                 fix="Choose a source with one of these transformers.",
             )
     raise UnsupportedFamilyError(
         "This transformer is not supported yet",
         found=class_names[0],
-        expected=", ".join(TRANSFORMERS.values()),
+        expected=_supported(class_names[0]),
         fix="Choose a source with one of these transformers, or add a module to latent2pixel/families "
-        "(docs: adding a family).",
+        "(docs/adding-a-family.md).",
     )
+
+
+def _supported(found: str) -> str:
+    """Return a hint at the transformers that are supported, those of like name first."""
+    like = difflib.get_close_matches(found, TRANSFORMERS.values(), n=3, cutoff=0.0)
+    return f"one of the {len(TRANSFORMERS)} classes that `l2p families` lists, such as {', '.join(like)}"
 
 
 def _module(name: str) -> Any:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from latent2pixel.errors import SourceError
+from latent2pixel.families import PIXEL_CLASSES
 from latent2pixel.families.noise_shift import scaled_shift, shift_of
 from latent2pixel.flow import DiffusionClock, sample_sigmas, shift_sigma
-from latent2pixel.io.pipeline_folder import read_index
+from latent2pixel.io.pipeline_folder import parts_of, read_index
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 from latent2pixel.model.tokens import Grid, patchify, to_grid, to_sequence
 from latent2pixel.model.trunk import Call, Trunk
@@ -284,6 +285,23 @@ class DiffusionFamily(MapFamily):
                 fix="Use the scheduler of the released pipeline, or a release with this schedule.",
             )
         return shift_sigma(self.diffusion_clock.sample(batch, generator=generator), shift or 1.0)
+
+
+def require_pixel_pipeline(folder: Path) -> str:
+    """Return the transformer's class of a pixel pipeline.
+
+    Raises:
+        SourceError: If the folder is no pipeline, or a latent one.
+    """
+    class_name = parts_of(read_index(folder)).get("transformer", ("", "no transformer"))[1]
+    if class_name not in PIXEL_CLASSES:
+        raise SourceError(
+            f"{folder} is no pixel pipeline",
+            found=class_name,
+            expected="a pixel transformer of this library",
+            fix="Convert it first: `l2p convert SOURCE OUT`.",
+        )
+    return class_name
 
 
 def require_pipeline(folder: Path, family: Family) -> None:

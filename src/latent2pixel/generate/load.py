@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latent2pixel.errors import SourceError
-from latent2pixel.families import PIXEL_CLASSES
-from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index
+from latent2pixel.families.base import require_pixel_pipeline
+from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 
 if TYPE_CHECKING:
     import torch
@@ -26,12 +25,5 @@ def load_pipeline(source: str | Path, *, torch_dtype: "torch.dtype | None" = Non
         CheckpointError: If parts are missing, truncated, or do not fit their configuration.
     """
     folder = find_pipeline_folder(source)
-    class_name = parts_of(read_index(folder)).get("transformer", ("", "no transformer"))[1]
-    if class_name not in PIXEL_CLASSES:
-        raise SourceError(
-            f"{source} is no pixel pipeline",
-            found=class_name,
-            expected=f"a transformer of class {' or '.join(PIXEL_CLASSES)}",
-            fix="Convert it first: `l2p convert SOURCE OUT`.",
-        )
+    require_pixel_pipeline(folder)
     return open_pipeline(folder, dtype=torch_dtype)
