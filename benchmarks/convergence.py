@@ -223,12 +223,15 @@ class Bench:
             rows.append(self.seen(pipe, name, max(WARM_UP_STEPS) + GO_ON_STEPS, seconds + report.seconds))
         return rows
 
-    def other_start_rows(self) -> list[Row]:
-        """Convert without any training, the Wiener filter added; and with a random instead of the fitted matrix."""
+    def closed_form_rows(self) -> list[Row]:
+        """Convert without any training, the Wiener filter added."""
         pipe, seconds = self.lifted(steps=0, wiener=True)
-        rows = [self.seen(pipe, "lift, closed form", 0, seconds)]
+        return [self.seen(pipe, "lift, closed form", 0, seconds)]
+
+    def without_fit_rows(self) -> list[Row]:
+        """Convert with a random instead of the fitted matrix."""
         pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS), input_map="random")
-        return [*rows, self.seen(pipe, "lift without fit", max(WARM_UP_STEPS), seconds)]
+        return [self.seen(pipe, "lift without fit", max(WARM_UP_STEPS), seconds)]
 
     def seen(self, pipe: Any, recipe: str, step: int, seconds: float) -> Row:
         """Return one measured point; the first pictures are kept for the strip."""
@@ -282,7 +285,8 @@ ARMS: dict[str, Callable[[Bench], list[Row]]] = {
     "lift": Bench.lift_rows,
     "paper": lambda bench: bench.trained_rows("paper"),
     "going on": Bench.going_on_rows,
-    "other starts": Bench.other_start_rows,
+    "closed form": Bench.closed_form_rows,
+    "without fit": Bench.without_fit_rows,
     "released": lambda bench: bench.trained_rows("released"),
 }
 QUICK_ARMS = ("source", "lift", "paper")

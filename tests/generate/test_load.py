@@ -1,6 +1,7 @@
 """Loading pixel pipelines, and what is wrong with folders that are none."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -117,3 +118,16 @@ def test_every_export_can_be_loaded():
         assert getattr(latent2pixel, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'convrt'"):
         latent2pixel.convrt  # noqa: B018
+
+
+def test_hub_id_loads_in_a_fresh_process(converted, tmp_path):
+    """From the Hub's local cache, laid out as the Hub's library lays it out; no network."""
+    revision = "0" * 40
+    repository = tmp_path / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    shutil.copytree(converted, repository / "snapshots" / revision)
+    code = "import latent2pixel; print(type(latent2pixel.load_pipeline('owner/name').transformer).__name__)"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip() == "ZImagePixelTransformer2DModel", done.stderr[-1000:]
