@@ -108,3 +108,9 @@ def test_file_that_cannot_be_read(tmp_path):
     for path in (tmp_path, tmp_path / "missing.yaml"):
         with pytest.raises(ConfigError, match="cannot be read"):
             load_yaml(path)
+
+
+def test_no_is_a_name_and_no_boolean():
+    """Failed once: `--set precision=no` was told to be False, as YAML 1.1 has it."""
+    overrides = ["precision=no", "flag=true", "other=False"]
+    assert apply_overrides({}, overrides) == {"precision": "no", "flag": True, "other": False}

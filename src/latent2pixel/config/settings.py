@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -102,9 +103,21 @@ def dump_yaml(config: Any, path: Path) -> None:
     write_file(path, yaml.safe_dump(settings, sort_keys=False))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads ``no``, ``off``, ``yes`` and ``on`` as text, as YAML 1.2 does: they are names of settings' values here."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_TRUE_OR_FALSE = re.compile("^(true|True|TRUE|false|False|FALSE)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _TRUE_OR_FALSE, list("tTfF"))
+
+
 def _parse_yaml(text: str, *, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)  # a safe loader
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{where} is no valid YAML",

@@ -28,6 +28,7 @@ from latent2pixel.io.pipeline_folder import (
     read_index,
     read_json,
     require_complete,
+    save_pipeline,
 )
 from latent2pixel.io.safetensors_file import fingerprint
 from latent2pixel.model.codec import PixelVAE
@@ -198,7 +199,11 @@ def convert(
     # A source that is no folder is a Hub id, see find_pipeline_folder.
     card = model_card(record, base_model=None if Path(source).is_dir() else str(source))
     with new_folder(target) as partial:
-        pipe.save_pretrained(partial)
+        changed = ("transformer", "vae", "scheduler", *family_of(pipe.transformer).twins)
+        if torch_dtype is None:
+            save_pipeline(pipe, partial, unchanged_from=folder, changed=changed)
+        else:
+            pipe.save_pretrained(partial)
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
     return replace(report, lift=record.get("lift"))

@@ -1,6 +1,7 @@
 """Diffusers pipeline folders: find, check and open them, with errors that say what to do."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ CONFIG_NAMES = (
     "tokenizer_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "guider_config.json",
 )
 """At least one of them is in every part of a pipeline."""
 FLOAT_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -95,7 +97,8 @@ def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         name: (value[0], value[1])
         for name, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+        # A pipeline's own setting may be a list of two as well.
+        if isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
     }
 
 
@@ -198,6 +201,31 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: 
     if "transformer" in weights and "transformer" not in without:
         _require_equal_keys(folder / "transformer", weights["transformer"], pipe.transformer)
     return pipe
+
+
+def save_pipeline(pipe: Any, folder: Path, *, unchanged_from: Path, changed: Collection[str]) -> None:
+    """Save a pipeline; parts that have not changed are copied from the folder that they were loaded from.
+
+    So they stay as they are, to the last bit, and not every library's part can be saved and loaded twice.
+
+    Args:
+        pipe: The pipeline; whole again afterwards.
+        folder: Folder to write into.
+        unchanged_from: Pipeline folder of the unchanged parts.
+        changed: Parts to save.
+    """
+    source = read_index(unchanged_from)
+    unchanged = [name for name in parts_of(source) if name not in changed and pipe.components.get(name) is not None]
+    parts = {name: pipe.components[name] for name in unchanged}
+    pipe.register_modules(**dict.fromkeys(unchanged))
+    try:
+        pipe.save_pretrained(folder)
+    finally:
+        pipe.register_modules(**parts)
+    for name in unchanged:
+        shutil.copytree(unchanged_from / name, folder / name)
+    index = {**read_index(folder), **{name: source[name] for name in unchanged}}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def parse_dtype(name: str | None) -> "torch.dtype | None":

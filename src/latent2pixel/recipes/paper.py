@@ -23,6 +23,6 @@ def paper() -> Recipe:
             batch_size=8,
             image_size_px=1024,
             precision="bf16",
-            gradient_checkpointing=True,
+            gradient_checkpointing=None,
         ),
     )

@@ -60,8 +60,9 @@ class TrainConfig:
     attention_backend: str | None = None
     """Attention kernel by diffusers' name; none leaves the choice to torch. On CPUs "_native_math" has the faster
     backward pass."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: bool | None = False
+    """Recompute activations in the backward pass: less memory, about a third more time. None: where diffusers can for
+    this transformer; run.yaml shows the choice."""
     seed: int = 0
     """Seed of data order, noise, noise levels and dropout."""
     checkpoint_every: int = 500

@@ -128,8 +128,7 @@ class _Run:
         cast_training_params(pipe.transformer)
         if config.attention_backend is not None:
             pipe.transformer.set_attention_backend(config.attention_backend)
-        if config.gradient_checkpointing:
-            _require_checkpointing(pipe.transformer)
+        if is_checkpointed(pipe.transformer, config):
             pipe.transformer.enable_gradient_checkpointing()
         # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
         self.accelerator = Accelerator(
@@ -355,6 +354,23 @@ def trained_names(model: nn.Module, config: TrainConfig) -> tuple[str, ...]:
     return freezing.trainable_names(model, preset=config.freezing, num_blocks=config.num_blocks, to_tokens=to_tokens)
 
 
+def is_checkpointed(model: Any, config: TrainConfig) -> bool:
+    """Tell whether a run recomputes activations: as set, or wherever diffusers can.
+
+    Raises:
+        ConfigError: If it is set, and diffusers has it not for this transformer.
+    """
+    supported = bool(model._supports_gradient_checkpointing)
+    if config.gradient_checkpointing and not supported:
+        raise ConfigError(
+            "This model's forward cannot be checkpointed",
+            found=f"gradient_checkpointing=true with {type(model).__name__}",
+            expected="gradient_checkpointing=false: diffusers has it not for this transformer",
+            fix="Leave it out, and lower the batch or the image size if memory is short.",
+        )
+    return supported if config.gradient_checkpointing is None else config.gradient_checkpointing
+
+
 def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
     """Return the source's own weights' share of the learning rate: as set, or from the weights themselves.
 
@@ -374,16 +390,6 @@ def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
         return 1.0
     new, kept = ((sums[key] / counts[key]) ** 0.5 for key in (True, False))
     return kept / new
-
-
-def _require_checkpointing(model: Any) -> None:
-    if not model._supports_gradient_checkpointing:
-        raise ConfigError(
-            "This model's forward cannot be checkpointed",
-            found=f"gradient_checkpointing=true with {type(model).__name__}",
-            expected="gradient_checkpointing=false: diffusers has it not for this transformer",
-            fix="Leave it out, and lower the batch or the image size if memory is short.",
-        )
 
 
 def _require_precision(dtype: torch.dtype, precision: str) -> None:

@@ -23,12 +23,19 @@ from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.new_folder import new_folder, write_file
-from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
+from latent2pixel.io.pipeline_folder import (
+    find_pipeline_folder,
+    open_pipeline,
+    parts_of,
+    read_index,
+    read_json,
+    save_pipeline,
+)
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
 from latent2pixel.train.step import Latents
-from latent2pixel.train.trainer import rate_factor_of, trained_names
+from latent2pixel.train.trainer import is_checkpointed, rate_factor_of, trained_names
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +98,11 @@ def transfer(
     _require_size(pipe, config.image_size_px)
     dataset = ImageFolderDataset(images, config.image_size_px)
     share = freezing.describe(pipe.transformer, trained_names(pipe.transformer, config))
-    config = replace(config, trunk_rate_factor=rate_factor_of(pipe.transformer, config))
+    config = replace(
+        config,
+        trunk_rate_factor=rate_factor_of(pipe.transformer, config),
+        gradient_checkpointing=is_checkpointed(pipe.transformer, config),
+    )
     latents = None
     if config.objective == "source":
         latents = _source_latents(folder, source, patch_size=pipe.transformer.config.pixel_patch_size)
@@ -128,7 +139,7 @@ def transfer(
     if _steps_of(trained) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
         with new_folder(trained, replace=True) as part:
-            pipe.to("cpu").save_pretrained(part)
+            save_pipeline(pipe.to("cpu"), part, unchanged_from=folder, changed=("transformer", *family.twins))
             write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
 
