@@ -20,7 +20,7 @@ from latent2pixel.families import load_family
 from latent2pixel.model import freezing
 from latent2pixel.model.predict import predict_tokens
 from latent2pixel.train import TrainConfig, train
-from latent2pixel.train.trainer import rate_factor_of, trained_names
+from latent2pixel.train.for_model import rate_factor_of, trained_names
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "tiny_losses.txt"

@@ -19,7 +19,7 @@ from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import save_image
 from latent2pixel.io.records import write_records
 from latent2pixel.train import TrainConfig
-from latent2pixel.train.trainer import rate_factor_of
+from latent2pixel.train.for_model import rate_factor_of
 from latent2pixel.workflow.transfer import recipe_of, transfer
 
 CONFIG = TrainConfig(

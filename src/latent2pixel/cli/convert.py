@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
+    from latent2pixel.convert import ConversionReport
     from latent2pixel.convert.config import InputMap
     from latent2pixel.convert.images import FitImages
 
@@ -16,9 +17,20 @@ LIFT_LINE = (
     "noise gain {noise_gain:.3f}, noise shift times {implied_noise_shift:.2f}"
 )
 
+InputMapOption = Annotated[
+    str | None,
+    typer.Option(help="Recipe lift, for comparison: procrustes, ridge, random or small_random; default: procrustes."),
+]
+ReleasedOption = Annotated[
+    Path | None,
+    typer.Option(help="Published pixel weights instead: `l2p convert OUT --from-released FILE --base SOURCE`."),
+]
+
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub.")],
+    source: Annotated[
+        str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub; with --from-released: OUT.")
+    ],
     out: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
     patch_size: Annotated[
         int | None, typer.Option(help="Pixels per token and axis; 64 for 4K; default: the source's own.")
@@ -37,17 +49,9 @@ def convert(
         int | None,
         typer.Option(help="Recipe lift: steps in which the head learns without the trunk; 0: none; default: 1000."),
     ] = None,
-    input_map: Annotated[
-        str | None,
-        typer.Option(
-            help="Recipe lift, for comparison: procrustes, ridge, random or small_random; default: procrustes."
-        ),
-    ] = None,
+    input_map: InputMapOption = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
-    from_released: Annotated[
-        Path | None,
-        typer.Option(help="Published pixel weights instead: `l2p convert OUT --from-released FILE --base SOURCE`."),
-    ] = None,
+    from_released: ReleasedOption = None,
     base: Annotated[str | None, typer.Option(help="The pipeline that the published weights were made from.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
@@ -67,13 +71,11 @@ def convert(
     from latent2pixel.io.pipeline_folder import find_pipeline_folder, parse_dtype
 
     published = recipes.require_recipe(recipe).conversion
-    if published.initialisation != "lift":
-        only_lift = {
-            "--images": images, "--prompts": prompts, "--warm-up-steps": warm_up_steps, "--input-map": input_map,
-        }  # fmt: skip
-        _require_absent(only_lift, recipe=recipe)
-    if warm_up_steps is None:
-        warm_up_steps = published.warm_up_steps
+    is_lifted = published.initialisation == "lift"
+    if not is_lifted:
+        only_lift = {"--images": images, "--prompts": prompts}
+        _require_absent(only_lift | {"--warm-up-steps": warm_up_steps, "--input-map": input_map}, recipe=recipe)
+    warm_up_steps = published.warm_up_steps if warm_up_steps is None else warm_up_steps
     chosen_map = published.input_map if input_map is None else cast("InputMap", input_map)
     folder = find_pipeline_folder(source)
     config = ConversionConfig(
@@ -98,24 +100,24 @@ def convert(
         recipe=published.freezing,
         head=channels,
         num_blocks=num_blocks,
-        fit_images=_fit_images(source, images, prompts, image_size=image_size, seed=seed)
-        if published.initialisation == "lift"
-        else None,
+        fit_images=_fit_images(source, images, prompts, image_size=image_size, seed=seed) if is_lifted else None,
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
         seed=seed,
         torch_dtype=parse_dtype(dtype),
     )
+    _print(report, title=f"recipe '{recipe}' with {num_blocks} + {num_blocks} blocks", as_json=as_json)
+
+
+def _print(report: "ConversionReport", *, title: str, as_json: bool) -> None:
+    share = report.trainable
     if as_json:
-        result = {"folder": str(report.folder), "trainable_share": report.trainable.share, **report.plan.counts()}
-        result |= {"lift": report.lift} if report.lift else {}
-        typer.echo(json.dumps(result))
+        result = {"folder": str(report.folder), "trainable_share": share.share, **report.plan.counts()}
+        typer.echo(json.dumps(result | ({"lift": report.lift} if report.lift else {})))
         return
     typer.echo(report.plan.describe(), err=True)
     typer.echo(
-        f"trainable under recipe '{recipe}' with {num_blocks} + {num_blocks} blocks: "
-        f"{report.trainable.num_trainable:,} of {report.trainable.num_total:,} parameters "
-        f"({report.trainable.share:.1%})",
+        f"trainable under {title}: {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%})",
         err=True,
     )
     if report.lift:

@@ -11,7 +11,7 @@ def families(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
     markdown: Annotated[bool, typer.Option(help="Print the page docs/families.md.")] = False,
 ) -> None:
-    """List the published sources: family, objective, patch, parameters, what trains. Takes a minute: all are built."""
+    """List the published sources: family, objective, patch, parameters, what trains."""
     from latent2pixel.families.catalogue import catalogue
     from latent2pixel.families.catalogue import markdown as page
 

@@ -16,9 +16,9 @@ from latent2pixel.families.base import require_pipeline
 from latent2pixel.families.released import (
     FAMILY_NAME,
     head_levels,
-    load_projection_name,
     patch_of,
     pixel_places,
+    projection_name,
     released_name,
 )
 from latent2pixel.io.new_folder import new_folder
@@ -64,7 +64,7 @@ def import_released(file: str | Path, base: str | Path, out: str | Path) -> Path
     pipe = open_pipeline(folder, without=["transformer", "vae"])
     released, places_D = load_file(path), pixel_places(model)
     state = {key: released[name] for key, name in names.items()}
-    projection = f"{load_projection_name()}.weight"
+    projection = f"{projection_name()}.weight"
     state[projection] = state[projection][:, places_D].contiguous()
     model.load_state_dict(state, strict=True, assign=True)
     pipe = with_parts(pipe, {"transformer": model, "vae": PixelVAE(model.factor)})
@@ -126,7 +126,7 @@ def export_released(model: str | Path, file: str | Path) -> Path:
     state: dict[str, Tensor] = {}
     for part in sorted((folder / "transformer").glob("*.safetensors")):
         state |= load_file(part)
-    projection = f"{load_projection_name()}.weight"
+    projection = f"{projection_name()}.weight"
     restored = torch.empty_like(state[projection])
     restored[:, pixel_places(empty)] = state[projection]
     state[projection] = restored

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from latent2pixel.families.base import Encoded, MapFamily
 from latent2pixel.families.ragged import padded, ragged
+from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid, to_grid
 
 
-class BriaFibo2(MapFamily):
+class BriaFibo2(TokenNormVAE, MapFamily):
     """FIBO 2.0.
 
     The pipeline draws the texts that a caption asks for and shows them to its text encoder, at low noise levels only.
@@ -51,12 +52,6 @@ class BriaFibo2(MapFamily):
         """Return what was set aside."""
         aside_BNV, model.final_layer.aside = model.final_layer.aside, None
         return to_grid(aside_BNV, grid)
-
-    def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
-        """Return the latents of images in [-1, 1], normalised by the statistics that the VAE keeps of tokens."""
-        tokens_Bdhw, norm = self.tokens(self.vae_mean(pipe, images_BCHW)), pipe.vae.bn
-        mean_d, variance_d = norm.running_mean.float(), norm.running_var.float() + pipe.vae.config.batch_norm_eps
-        return self.untokens((tokens_Bdhw - mean_d.view(-1, 1, 1)) / variance_d.sqrt().view(-1, 1, 1))
 
     def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
         """Return the guidance, and that no images are drawn of the caption's text."""

@@ -8,6 +8,7 @@ from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel
 from torch import Tensor
 
 from latent2pixel.families.base import Encoded, Family
+from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
@@ -16,7 +17,7 @@ BATCH_NORM_EPS = 1e-5
 """What the pipeline adds to the VAE's variances, whatever the configuration of the VAE says."""
 
 
-class Ernie(Family):
+class Ernie(TokenNormVAE, Family):
     """ERNIE-Image and ERNIE-Image-Turbo.
 
     Where the release's prompt enhancer is part of the stock pipeline, it rewrites every prompt before sampling unless
@@ -68,11 +69,9 @@ class Ernie(Family):
         """Return the pixels per token and axis of a latent pipeline, which counts with tokens."""
         return pipe.vae_scale_factor
 
-    def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
-        """Return the latents of images in [-1, 1], normalised by the statistics that the VAE keeps of tokens."""
-        tokens_Bdhw, norm = self.tokens(self.vae_mean(pipe, images_BCHW)), pipe.vae.bn
-        mean_d, std_d = norm.running_mean.float(), (norm.running_var.float() + BATCH_NORM_EPS).sqrt()
-        return self.untokens((tokens_Bdhw - mean_d.view(-1, 1, 1)) / std_d.view(-1, 1, 1))
+    def norm_eps(self, pipe: Any) -> float:
+        """Return the pipeline's own constant."""
+        return BATCH_NORM_EPS
 
     def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
         """Return the guidance, and no rewriting of prompts: in training there is none either."""

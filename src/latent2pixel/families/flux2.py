@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from diffusers import Flux2Pipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
-from torch import Tensor
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
@@ -26,7 +26,7 @@ REFERENCE_TOKENS = (1024 // 16) ** 2
 """Of an image of 1024 x 1024 px, the pipelines' default size."""
 
 
-class Flux2(TokenFamily):
+class Flux2(TokenNormVAE, TokenFamily):
     """FLUX.2 dev and klein.
 
     Both pipelines compute the noise shift themselves, from tokens and steps, with numbers that no scheduler's config
@@ -58,12 +58,6 @@ class Flux2(TokenFamily):
                 fix="Call the pipeline without image.",
             )
         return grid_of_ids(call["img_ids"])
-
-    def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
-        """Return the latents of images in [-1, 1], normalised by the statistics that the VAE keeps of tokens."""
-        tokens_Bdhw, norm = self.tokens(self.vae_mean(pipe, images_BCHW)), pipe.vae.bn
-        mean_d, variance_d = norm.running_mean.float(), norm.running_var.float() + pipe.vae.config.batch_norm_eps
-        return self.untokens((tokens_Bdhw - mean_d.view(-1, 1, 1)) / variance_d.sqrt().view(-1, 1, 1))
 
     def shift(self, scheduler: Any, num_tokens: int) -> float:
         """Return the noise shift k: what the pipelines compute for their default steps, or the scheduler's fixed one.

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.ragged import ragged
+from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.flow import sample_logit_normal_sigmas
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid, to_grid
@@ -27,7 +28,7 @@ UNSHIFTED_TOKENS = (512 // 16) ** 2
 """Of an image of 512 x 512 px, at which the pipeline's noise levels lie around a half."""
 
 
-class Ideogram4(TokenFamily):
+class Ideogram4(TokenNormVAE, TokenFamily):
     """Ideogram 4.
 
     The source guides with a second network that sees no text. A pixel model takes the place of both, as in every other
@@ -75,12 +76,6 @@ class Ideogram4(TokenFamily):
     def carried(self, model: Any, output: Any, grid: Grid) -> Tensor:
         """Put the tokens of the image, which stand behind the text, on their grid."""
         return to_grid(output[:, -grid[0] * grid[1] :], grid)
-
-    def latents(self, pipe: Any, images_BCHW: Tensor) -> Tensor:
-        """Return the latents of images in [-1, 1], normalised by the statistics that the VAE keeps of tokens."""
-        tokens_Bdhw, norm = self.tokens(self.vae_mean(pipe, images_BCHW)), pipe.vae.bn
-        mean_d, variance_d = norm.running_mean.float(), norm.running_var.float() + pipe.vae.config.batch_norm_eps
-        return self.untokens((tokens_Bdhw - mean_d.view(-1, 1, 1)) / variance_d.sqrt().view(-1, 1, 1))
 
     def shift(self, scheduler: Any, num_tokens: int) -> float:
         """Return the median shift of the levels that the pipeline visits: its own, times the scheduler's."""

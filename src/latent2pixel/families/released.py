@@ -1,10 +1,10 @@
 """The published pixel checkpoints of L2P: their key names, and the order of their pixels.
 
-Released file                                        here
-``all_x_embedder.{patch}-1``, values (row, column, channel)   the input projection, values as the trunk packs them
-``local_decoder.enc1.0`` ..., ``up1.1``, ``dec1.0``  ``head.enc.0.0`` ..., ``head.up.0``, ``head.dec.0.0``
-``local_decoder.bottleneck.0``, ``out_conv``         ``head.bottleneck.0``, ``head.out_conv``
-everything else                                      the same
+Released file                                           Here
+``all_x_embedder.{patch}-1``, (row, column, channel)    the input projection, values as the trunk packs them
+``local_decoder.enc1.0`` ..., ``up1.1``, ``dec1.0``     ``head.enc.0.0`` ..., ``head.up.0``, ``head.dec.0.0``
+``local_decoder.bottleneck.0``, ``out_conv``            ``head.bottleneck.0``, ``head.out_conv``
+everything else                                         the same
 
 Source:
     Headers of the released Z-Image weights (545 tensors) and the module names of the released code, 1K and 4K.
@@ -39,7 +39,7 @@ def head_levels(keys: Mapping[str, object]) -> int | None:
 
 def released_name(key: str, *, patch_size: int, num_levels: int) -> str:
     """Return the released file's name of one of our keys."""
-    own = load_projection_name()
+    own = projection_name()
     if key.startswith(f"{own}."):
         return f"all_x_embedder.{patch_size}-1{key.removeprefix(own)}"
     part, _, rest = key.removeprefix("head.").partition(".")
@@ -47,13 +47,13 @@ def released_name(key: str, *, patch_size: int, num_levels: int) -> str:
         return key
     if part in ("enc", "up", "dec"):
         level, _, rest = rest.partition(".")
-        # The released up and decoder levels are sequences: an upsampling is number 0 of the former.
+        # A released up level is a sequence whose number 0 is the upsampling, which has no weights.
         inner = f"1.{rest}" if part == "up" else rest
         return f"local_decoder.{part}{LEVELS[num_levels][int(level)]}.{inner}"
     return f"local_decoder.{part}.{rest}"
 
 
-def load_projection_name() -> str:
+def projection_name() -> str:
     """Return the name of the input projection in our model of the family."""
     from latent2pixel.families import load_family
 

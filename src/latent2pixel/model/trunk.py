@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from latent2pixel.flow import unshift_sigma
+from latent2pixel.flow import Objective, unshift_sigma
 from latent2pixel.model.tail import pass_through, tap
 from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
 
@@ -28,7 +28,7 @@ class Trunk(ABC):
     """Latent cells per token and axis, whoever patchifies; the codec factor is the pixel patch divided by it."""
     sign: ClassVar[Literal[-1, 1]] = 1
     """``sign * network output`` is the velocity ``eps - x0``."""
-    objective: ClassVar[Literal["flow", "eps", "v"]] = "flow"
+    objective: ClassVar[Objective] = "flow"
     """What the network was trained to predict: the velocity of a straight path, DDPM noise, or DDPM's velocity."""
     sample_argument: ClassVar[str] = "hidden_states"
     """Name of the noisy sample in the transformer's ``forward``."""

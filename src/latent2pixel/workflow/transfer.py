@@ -34,8 +34,8 @@ from latent2pixel.io.pipeline_folder import (
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
+from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_names
 from latent2pixel.train.step import Latents
-from latent2pixel.train.trainer import is_checkpointed, rate_factor_of, trained_names
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from tests.tiny import parts
 
 UNGUIDED = {"true_cfg_scale": 1.0}
 GUIDED = {"true_cfg_scale": 2.0, "negative_prompt": ""}
+IMAGE_TO_IMAGE = True  # diffusers has a pipeline for it
 
 
 def build() -> Any:

@@ -7,6 +7,7 @@ from tests.tiny import parts
 
 UNGUIDED = {"guidance_scale": 1.0}
 GUIDED = {"guidance_scale": 2.0}
+IMAGE_TO_IMAGE = True  # diffusers has a pipeline for it
 
 
 def build() -> Any:

@@ -8,6 +8,7 @@ from torch import nn
 
 UNGUIDED = {"guidance_scale": 0.0}
 GUIDED = {"guidance_scale": 2.0}
+IMAGE_TO_IMAGE = True  # diffusers has a pipeline for it
 
 
 def build() -> Any:
