@@ -37,7 +37,8 @@ SIGMA_B = torch.tensor([0.25, 0.75])
 
 def conditioning(name, pipe, prompts=PROMPTS, grid=GRID):
     family = load_family(name)
-    return family.collate(pipe.transformer, family.encode(pipe, prompts), grid)
+    told = getattr(tiny_source(name), "told", lambda grid: {})(grid)  # of every image, where the source reads any
+    return family.collate(pipe.transformer, [item | told for item in family.encode(pipe, prompts)], grid)
 
 
 def pixels(name, batch, *, seed=0, grid=GRID):

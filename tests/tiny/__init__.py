@@ -35,6 +35,7 @@ FAMILIES = [
     "bria",
     "bria_fibo",
     "bria_fibo2",
+    "glm",
 ]
 """Families under the contract tests: modules of ``latent2pixel.families``, and of ``tests.tiny.sources``."""
 EXAMPLES = ["z_image"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.tiny import PROMPTS, save_tiny_pipeline, tiny_lift, tiny_pixel_pipeline
 
 from latent2pixel.config import build_config, load_yaml
@@ -55,6 +56,20 @@ def test_unreadable_image_is_skipped_and_named(parts, tmp_path):
     assert len(report.skipped_images) == 1
     assert "2.png" in report.skipped_images[0]
     assert len(report.training.losses) == 2
+
+
+def test_a_source_that_reads_images_is_told_of_them(parts, tmp_path):
+    """Once for each image, kept beside the prompts; for other sources nothing is made."""
+    _, images = parts
+    tiny_pixel_pipeline("glm").save_pretrained(tmp_path / "pixel")
+    report = transfer(tmp_path / "pixel", images, tmp_path / "run", config=CONFIG)
+    assert all(0 < loss < 10 for _, loss in report.training.losses)
+    (cache,) = (tmp_path / "run" / "told").iterdir()
+    told = load_file(cache / "embeddings.safetensors")
+    assert sorted(told) == [f"{index}/prior_token_id" for index in range(4)]
+    assert all(codes_L.shape == (4,) for codes_L in told.values())  # 32 px: 2 x 2 tokens
+    transfer(*parts, tmp_path / "other", config=CONFIG)
+    assert not (tmp_path / "other" / "told").exists()
 
 
 def test_run_that_goes_on_saves_its_newer_model(parts, tmp_path):

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Item(TypedDict):
     prompt: str
     seed: int
     """Seed that the image was made with."""
+    told: NotRequired[dict[str, Tensor]]
+    """What the model is told of the image beside its prompt, where it is told anything; see ``told_images``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,13 +40,9 @@ TRANSFORMERS: dict[str, str] = {
     "bria": "BriaTransformer2DModel",
     "bria_fibo": "BriaFiboTransformer2DModel",
     "bria_fibo2": "BriaFibo2Transformer2DModel",
+    "glm": "GlmImageTransformer2DModel",
 }
 """Module in this package -> transformer class of diffusers. A new family is one module and one line here."""
-REFUSED: dict[str, str] = {
-    "GlmImageTransformer2DModel": "it reads a code for each image token, which a second model writes for every image; "
-    "pictures with captions have none",
-}
-"""Transformer classes of diffusers that cannot become pixel models here, and why."""
 
 
 def pixel_class_name(transformer_class_name: str) -> str:
@@ -90,14 +86,6 @@ def family_of(transformer: "str | nn.Module") -> "Family":
     for name, supported in TRANSFORMERS.items():
         if {supported, pixel_class_name(supported)} & set(class_names):
             return load_family(name)
-    for name in class_names:
-        if name in REFUSED:
-            raise UnsupportedFamilyError(
-                "This transformer cannot become a pixel model",
-                found=f"{name}: {REFUSED[name]}",
-                expected=_supported(name),
-                fix="Choose a source with one of these transformers.",
-            )
     raise UnsupportedFamilyError(
         "This transformer is not supported yet",
         found=class_names[0],

@@ -23,7 +23,7 @@ from latent2pixel.model.tokens import Grid, patchify, to_grid, to_sequence
 from latent2pixel.model.trunk import Call, Trunk
 
 Encoded = dict[str, Tensor]
-"""An encoded prompt: named tensors of one sample, without a batch axis."""
+"""An encoded prompt, or what is told of an image: named tensors of one sample, without a batch axis."""
 
 
 class Family(Trunk):
@@ -42,6 +42,8 @@ class Family(Trunk):
     """How far it has been proved."""
     optional_text_encoders: ClassVar[tuple[str, ...]] = ()
     """Parts that the pipeline does without."""
+    reads_images: ClassVar[bool] = False
+    """Whether the transformer is told something of an image beside its prompt, which ``encode_images`` returns."""
     null_prompt: ClassVar[str] = ""
     """Prompt without content, for classifier-free dropout in training."""
 
@@ -57,13 +59,26 @@ class Family(Trunk):
             One dict for each prompt, tensors on the CPU and in the encoder's dtype: ready to cache one by one.
         """
 
+    def encode_images(self, pipe: Any, images_BCHW: Tensor) -> list[Encoded]:
+        """Return what the transformer is told of images beside their prompts: nothing, unless it ``reads_images``.
+
+        Args:
+            pipe: A loaded pipeline of this family, latent or pixel.
+            images_BCHW: In [-1, 1].
+
+        Returns:
+            One dict for each image, tensors on the CPU, with other keys than those of ``encode``.
+        """
+        return [{} for _ in images_BCHW]
+
     @abstractmethod
     def collate(self, model: Any, items: Sequence[Encoded], grid: Grid) -> dict[str, Any]:
         """Turn encoded prompts into the transformer's arguments for a batch, next to sample and timestep.
 
         Args:
             model: The transformer, latent or pixel; tells config, device and dtype.
-            items: One dict a sample, as ``encode`` returns them.
+            items: One dict a sample, as ``encode`` returns them, joined with what ``encode_images`` returns of the
+                sample's image; a sample whose caption is dropped is told nothing of its image either.
             grid: Token rows and columns of the images.
         """
 
@@ -99,7 +114,8 @@ class Family(Trunk):
         Raises:
             SourceError: If a text encoder or its tokenizer is missing.
         """
-        needed = [name for name in pipe.components if name.startswith(("text_encoder", "tokenizer", "processor"))]
+        kinds = ("text_encoder", "tokenizer", "processor", "vision_language_encoder")
+        needed = [name for name in pipe.components if name.startswith(kinds)]
         optional = (*self.optional_text_encoders, *pipe._optional_components)
         missing = [name for name in needed if pipe.components[name] is None and name not in optional]
         if missing:

@@ -77,7 +77,8 @@ def train(
 
     Args:
         pipe: Converted pipeline; its transformer is trained in place.
-        dataset: Items {"image": (3, H, W) in [-1, 1], "prompt": str, "seed": int}.
+        dataset: Items {"image": (3, H, W) in [-1, 1], "prompt": str, "seed": int}, and "told", what the family's
+            ``encode_images`` returns of the image, if it reads any.
         encoded: Embeddings of every prompt of the data and of the family's empty prompt.
         out: Run folder: checkpoints, ``losses.jsonl``, tensorboard logs.
         config: The run's settings.
@@ -273,17 +274,22 @@ class _Run:
             generator=step_generator(config.seed, self.step, rank),
             noise_seeds=[item["seed"] for item in items] if config.fixed_noise else None,
         ).to(self.accelerator.device)
-        prompts = [
-            self.family.null_prompt if dropped else item["prompt"]
-            for item, dropped in zip(items, drawn.dropped_B.tolist(), strict=True)
+        told = [
+            self._told_of(item, dropped=dropped) for item, dropped in zip(items, drawn.dropped_B.tolist(), strict=True)
         ]
-        conditioning = self.family.collate(model, [self.encoded(prompt) for prompt in prompts], grid)
+        conditioning = self.family.collate(model, told, grid)
         device = self.accelerator.device
         images_BCHW = images_BCHW.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             if self.teacher is not None:
                 return distillation_loss(self.model, images_BCHW, drawn, conditioning, teacher=self.teacher)
             return transfer_loss(self.model, images_BCHW, drawn, conditioning, perceptual=self.perceptual)
+
+    def _told_of(self, item: dict[str, Any], *, dropped: bool) -> dict[str, Tensor]:
+        """Return what the model is told of an item: where the caption is dropped, nothing of the image either."""
+        if dropped:
+            return self.encoded(self.family.null_prompt)
+        return self.encoded(item["prompt"]) | (item["told"] if self.family.reads_images else {})
 
     def _log(self, loss: float, bar: tqdm) -> None:
         if not self.accelerator.is_main_process:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.convert.initialise import latent_tokens
 from latent2pixel.data.dataset import ImageFolderDataset
-from latent2pixel.data.text_cache import TextCache
+from latent2pixel.data.encoded_cache import EncodedCache
+from latent2pixel.data.told_images import ToldImages
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
@@ -43,6 +45,8 @@ RECORD = "run.yaml"
 TRAINING_RECORD = "training.json"
 """Beside ``model_index.json``: the steps that the saved weights have seen."""
 ENCODE_BATCH = 64
+IMAGE_BATCH = 8
+"""Images at a time for an encoder of images: 1024 x 1024 px are thousands of its tokens each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +120,7 @@ def transfer(
     pipe.to(device)
     family = family_of(pipe.transformer)
     family.require_text_encoders(pipe)
-    cache = TextCache.build(
+    cache = EncodedCache.build(
         out / "text",
         [family.null_prompt, *dataset.prompts],
         lambda prompts: family.encode(pipe, prompts),
@@ -125,6 +129,7 @@ def transfer(
         fingerprint=fingerprint_of_folders([*folder.glob("text_encoder*"), *folder.glob("tokenizer*")])
         + diffusers_version,
     )
+    items = _told_images(pipe, dataset, out / "told", folder=folder) if family.reads_images else dataset
 
     def validate(step: int, shown: DiffusionPipeline) -> Tensor:
         grid_CHW = save_validation_grid(
@@ -134,7 +139,7 @@ def transfer(
             on_validate(step, shown)
         return grid_CHW
 
-    report = train(pipe, dataset, cache.__getitem__, out=out, config=config, latents=latents, validate=validate)
+    report = train(pipe, items, cache.__getitem__, out=out, config=config, latents=latents, validate=validate)
     trained = out / "model"
     if _steps_of(trained) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
@@ -142,6 +147,18 @@ def transfer(
             save_pipeline(pipe.to("cpu"), part, unchanged_from=folder, changed=("transformer", *family.twins))
             write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
     return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
+
+
+def _told_images(pipe: DiffusionPipeline, dataset: ImageFolderDataset, caches: Path, *, folder: Path) -> ToldImages:
+    """Return the training set with what a pipeline tells its transformer of each image."""
+    encoders = [*folder.glob("vision_language_encoder*"), *folder.glob("processor*")]
+    return ToldImages(
+        dataset,
+        caches,
+        partial(family_of(pipe.transformer).encode_images, pipe),
+        batch_size=IMAGE_BATCH,
+        fingerprint=fingerprint_of_folders(encoders) + diffusers_version,
+    )
 
 
 def _source_latents(model: Path, source: str | Path | None, *, patch_size: int) -> Latents:

@@ -1,9 +1,9 @@
-"""Embeddings come back as the encoder made them, and are made once."""
+"""Encodings come back as the encoder made them, and are made once."""
 
 import pytest
 import torch
 
-from latent2pixel.data.text_cache import TextCache
+from latent2pixel.data.encoded_cache import EncodedCache
 from latent2pixel.errors import DataError
 
 PROMPTS = ["a red circle", "two", "", "a red circle", "größe\n红 fox"]
@@ -26,8 +26,8 @@ class Encoder:
 
 
 def build(folder, encode, **changes):
-    options = {"prompts": PROMPTS, "batch_size": 2, "fingerprint": "encoder 1"} | changes
-    return TextCache.build(folder, options["prompts"], encode, **{k: options[k] for k in ("batch_size", "fingerprint")})
+    options = {"keys": PROMPTS, "batch_size": 2, "fingerprint": "encoder 1"} | changes
+    return EncodedCache.build(folder, encode=encode, **options)
 
 
 def test_embeddings_are_exact(tmp_path):
@@ -50,7 +50,7 @@ def test_every_prompt_is_encoded_once(tmp_path):
     assert torch.equal(again["two"]["embeds"], Encoder.embed("two")["embeds"])
 
 
-@pytest.mark.parametrize("change", [{"fingerprint": "encoder 2"}, {"prompts": PROMPTS[:2]}])
+@pytest.mark.parametrize("change", [{"fingerprint": "encoder 2"}, {"keys": PROMPTS[:2]}])
 def test_another_encoder_or_set_is_another_cache(tmp_path, change):
     build(tmp_path, Encoder())
     encoder = Encoder()
@@ -80,5 +80,5 @@ def test_encoder_that_drops_a_prompt_is_a_bug_at_once(tmp_path):
 
 
 def test_unknown_prompt(tmp_path):
-    with pytest.raises(DataError, match="no cached embedding"):
+    with pytest.raises(DataError, match="no cached encoding"):
         build(tmp_path, Encoder())["three"]
