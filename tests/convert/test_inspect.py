@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tests.tiny import HEAD, save_tiny_pipeline, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
 
 from latent2pixel.convert import convert
@@ -77,3 +79,17 @@ def test_missing_text_encoder_and_pickled_weights_are_refused(tmp_path):
         file.unlink()
     with pytest.raises(CheckpointError, match="'text_encoder_2' is missing"):
         inspect(tmp_path / "part")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_quantised_weights_are_refused(tmp_path, dtype):
+    """Failed once: they were converted as they are, into a model of noise."""
+    source = save_tiny_pipeline("flux", tmp_path / "source")
+    (file,) = (source / "transformer").glob("*.safetensors")
+    state = load_file(file)
+    save_file({key: value.to(dtype) if value.ndim > 1 else value for key, value in state.items()}, file)
+    for refuse in (inspect, lambda folder: convert(folder, tmp_path / "pixel", head=HEAD)):
+        with pytest.raises(CheckpointError, match="quantised") as caught:
+            refuse(source)
+        assert {torch.float8_e4m3fn: "F8_E4M3", torch.int8: "I8"}[dtype] in caught.value.found
+    assert not (tmp_path / "pixel").exists()

@@ -42,6 +42,7 @@ class Ideogram4(TokenNormVAE, TokenFamily):
     name = "ideogram4"
     transformer_class = Ideogram4Transformer2DModel
     pipeline_names = ("Ideogram4Pipeline",)
+    status = "contract tests at tiny size; published in float8: dequantise it first"
     twins = ("unconditional_transformer",)
     pipeline_patch_px = 16  # the pipeline's noise levels follow the pixels of an image, not its tokens
     sign = -1  # the pipeline negates the network's output

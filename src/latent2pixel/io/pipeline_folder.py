@@ -131,7 +131,7 @@ def require_complete(folder: Path) -> dict[str, dict[str, StoredTensor]]:
 
     Raises:
         SourceError: If the folder is no pipeline.
-        CheckpointError: If a part is missing, truncated, or has no safetensors.
+        CheckpointError: If a part is missing, truncated, or has no safetensors, or the transformer is quantised.
     """
     weights = {}
     for name, (_, class_name) in parts_of(read_index(folder)).items():
@@ -153,6 +153,7 @@ def require_complete(folder: Path) -> dict[str, dict[str, StoredTensor]]:
             )
         if tensors:
             weights[name] = tensors
+    _require_floats(folder / "transformer", weights.get("transformer", {}))
     return weights
 
 
@@ -257,6 +258,18 @@ def main_dtype(tensors: Mapping[str, StoredTensor]) -> str:
         if tensor.dtype in FLOAT_DTYPES:
             sizes[tensor.dtype] += math.prod(tensor.shape)
     return FLOAT_DTYPES[sizes.most_common(1)[0][0]] if sizes else "float32"
+
+
+def _require_floats(part: Path, stored: Mapping[str, StoredTensor]) -> None:
+    """Float8 and integer matrices mean nothing without their scales, and diffusers would load them as they are."""
+    quantised = {key: tensor.dtype for key, tensor in stored.items() if tensor.dtype not in FLOAT_DTYPES}
+    if matrices := sorted(key for key in quantised if len(stored[key].shape) > 1):
+        raise CheckpointError(
+            f"The weights in {part} are quantised",
+            found=f"{len(matrices)} matrices in {quantised[matrices[0]]}, the first {matrices[0]}",
+            expected=f"every matrix in one of {', '.join(FLOAT_DTYPES.values())}",
+            fix="Choose a release in bfloat16, or load this one with its own code and save it dequantised.",
+        )
 
 
 def _require_equal_keys(part: Path, stored: Mapping[str, StoredTensor], model: Any) -> None:
