@@ -33,6 +33,8 @@ from latent2pixel.convert.config import InputMap
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
 from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.warm_up import WarmUp, warm_up
+from latent2pixel.data.batch_plan import BatchPlan
+from latent2pixel.data.batches import Batches
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
@@ -43,7 +45,7 @@ from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.model.predict import predict_velocity
 from latent2pixel.recipes import RECIPES, miniature
-from latent2pixel.train import train
+from latent2pixel.train import TrainConfig, train
 from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.score import score_images
@@ -65,6 +67,12 @@ GOING_ON: dict[str, dict[str, Any]] = {
 }
 """What the longest warm-up goes on with: settings that differ from those of recipe lift."""
 SAMPLING: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 2.0, "height": SIZE_PX, "width": SIZE_PX}
+
+
+def batches_of(dataset: ImageFolderDataset, settings: TrainConfig) -> Batches:
+    """Return the order in which a run sees its images."""
+    plan = BatchPlan(dataset.sizes, dataset.weights, batch_size=settings.batch_size, seed=settings.seed)
+    return Batches(dataset, plan, names=dataset.paths, seed=settings.seed)
 
 
 def main() -> None:
@@ -152,7 +160,14 @@ class Bench:
             looking[0] += time.perf_counter() - before
 
         settings = replace(recipe.training, seed=self.seed, steps=max(TRAINED_STEPS), validate_every=10)
-        train(pipe, dataset, encoded.__getitem__, out=self.out / name, config=settings, validate=look)
+        train(
+            pipe,
+            batches_of(dataset, settings),
+            encoded.__getitem__,
+            out=self.out / name,
+            config=settings,
+            validate=look,
+        )
         return rows
 
     def training_data(self, pipe: Any) -> tuple[ImageFolderDataset, dict[str, Any]]:
@@ -214,7 +229,7 @@ class Bench:
             )  # fmt: skip
             report = train(
                 pipe,
-                dataset,
+                batches_of(dataset, settings),
                 encoded.__getitem__,
                 out=self.out / name.replace(" ", "-"),
                 config=settings,

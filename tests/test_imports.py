@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "latent2pixel"
 LAYERS = [
-    {"errors"},
+    {"errors", "seeds"},
     {"io"},
     {"config"},
     {"flow"},

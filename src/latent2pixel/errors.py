@@ -49,3 +49,11 @@ class DataError(L2PError):
 
 class StateError(L2PError):
     """A run that cannot go on from what its folder holds."""
+
+
+class TrainingError(L2PError):
+    """A run whose loss is no number any more, or grows without bound."""
+
+
+class Interrupted(L2PError):  # noqa: N818 (what happened is no error of the user's)
+    """A run that was asked to stop, and stopped with a checkpoint."""

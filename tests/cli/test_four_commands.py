@@ -26,7 +26,7 @@ def test_images_conversion_training_and_a_picture(name, tmp_path):
     run("convert", source, tmp_path / "pixel", "--head", "4,4,8,8", "--num-blocks", 1)
     settings = {
         "steps": 2, "batch_size": 2, "num_blocks": 1, "image_size_px": size_px, "precision": "no",
-        "validation_images": 1, "validation_steps": 1, "validate_every": 0, "caption_dropout": 0.5,
+        "validation_images": 1, "validation_steps": 1, "validate_every": 0, "caption_dropout": 0.5, "num_workers": 0,
     }  # fmt: skip
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     run("train", tmp_path / "pixel", tmp_path / "images", tmp_path / "run", *chosen)

@@ -6,10 +6,14 @@ from pathlib import Path
 import torch
 from tests.tiny import HEAD, PROMPTS, tiny_lift, tiny_pipeline
 
+from latent2pixel.cli.app import EXIT_TERMINATED
 from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.data.batch_plan import BatchPlan
+from latent2pixel.data.batches import Batches
+from latent2pixel.errors import Interrupted
 from latent2pixel.families import family_of
 from latent2pixel.train import TrainConfig, TrainReport, train
-from latent2pixel.train.trainer import Validate
+from latent2pixel.train.validation import Validate
 
 SETTINGS = {
     "batch_size": 2,
@@ -25,7 +29,10 @@ SETTINGS = {
 
 
 class TinyImages(torch.utils.data.Dataset):
-    """Five random pictures with alternating prompts."""
+    """Five random pictures with alternating prompts; one of them may be no numbers."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        self.broken = broken
 
     def __len__(self) -> int:
         return 5
@@ -33,11 +40,18 @@ class TinyImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         generator = torch.Generator().manual_seed(index)
         image = torch.rand(3, 32, 32, generator=generator) * 2 - 1
+        image = image * torch.nan if index == self.broken else image
         return {"image": image, "prompt": PROMPTS[index % 2], "seed": index}
 
 
 def run(
-    out: Path, steps: int, *, validate: Validate | None = None, dtype: torch.dtype = torch.float32, **overrides: object
+    out: Path,
+    steps: int,
+    *,
+    validate: Validate | None = None,
+    dtype: torch.dtype = torch.float32,
+    broken_image: int | None = None,
+    **overrides: object,
 ) -> tuple[object, TrainReport]:
     """Train the tiny model; with the objective "source" a lifted one."""
     lift = tiny_lift() if overrides.get("objective") == "source" else None
@@ -49,7 +63,11 @@ def run(
     config = TrainConfig(steps=steps, **{**SETTINGS, **overrides})
     return pipe, train(
         pipe,
-        TinyImages(),
+        Batches(
+            TinyImages(broken_image),
+            BatchPlan([0] * 5, batch_size=config.batch_size, seed=config.seed),
+            seed=config.seed,
+        ),
         encoded.__getitem__,
         out=out,
         config=config,
@@ -60,4 +78,7 @@ def run(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), int(sys.argv[2]))
+    try:
+        run(Path(sys.argv[1]), int(sys.argv[2]))
+    except Interrupted:
+        sys.exit(EXIT_TERMINATED)

@@ -4,6 +4,8 @@ import pytest
 import torch
 from tests.tiny import PROMPTS, patch_px, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
 
+from latent2pixel.data.batch_plan import BatchPlan
+from latent2pixel.data.batches import Batches
 from latent2pixel.families import load_family
 from latent2pixel.train import TrainConfig, train
 
@@ -31,7 +33,9 @@ def trained(name, pipe, out, told=None, **settings):
     source = tiny_pipeline(name)
     return train(
         pipe,
-        Images(size_px, told),
+        Batches(
+            Images(size_px, told), BatchPlan([0] * 4, batch_size=config.batch_size, seed=config.seed), seed=config.seed
+        ),
         encoded.__getitem__,
         out=out,
         config=config,

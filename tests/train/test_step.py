@@ -10,27 +10,15 @@ from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.families import family_of
 from latent2pixel.flow import sample_sigmas
 from latent2pixel.model.freezing import frozen_copy
+from latent2pixel.seeds import step_generator
 from latent2pixel.train.step import (
     Draw,
     Teacher,
-    batch_indices,
     distillation_loss,
     draw,
     learning_rate_at,
-    step_generator,
     transfer_loss,
 )
-
-
-def test_every_epoch_shows_every_image_once():
-    seen = [index for step in range(5) for index in batch_indices(step, num_images=10, batch_size=4, seed=3)]
-    assert sorted(seen[:10]) == list(range(10))
-    assert sorted(seen[10:20]) == list(range(10))
-    assert seen[:10] != seen[10:20]
-
-
-def test_batch_may_be_larger_than_the_data():
-    assert sorted(batch_indices(0, num_images=3, batch_size=6, seed=0)) == [0, 0, 1, 1, 2, 2]
 
 
 def test_draws_depend_on_seed_and_counters_alone():
@@ -45,10 +33,12 @@ def test_draws_depend_on_seed_and_counters_alone():
 def test_fixed_noise_follows_the_image_not_the_step():
     def noise(step, seeds):
         return draw(
-            (2, 3, 4, 4),
+            (3, 4, 4),
             sample_sigmas=partial(sample_sigmas, shift=3.0),
             caption_dropout=0.0,
-            generator=step_generator(0, step),
+            seed=0,
+            step=step,
+            places=range(2),
             noise_seeds=seeds,
         ).noise_BCHW
 
@@ -56,12 +46,32 @@ def test_fixed_noise_follows_the_image_not_the_step():
     assert torch.equal(noise(1, [7, 8])[0], noise(1, [8, 7])[1])
 
 
+def test_draws_do_not_depend_on_how_a_batch_is_shared():
+    def drawn(places):
+        return draw(
+            (3, 4, 4),
+            sample_sigmas=partial(sample_sigmas, shift=3.0),
+            caption_dropout=0.5,
+            seed=3,
+            step=7,
+            places=places,
+        )
+
+    whole, shared = drawn(range(6)), [drawn(range(rank, 6, 2)) for rank in range(2)]
+    for key in ("noise_BCHW", "sigma_B", "dropped_B"):
+        values = getattr(whole, key)
+        assert all(torch.equal(getattr(shared[rank], key), values[rank::2]) for rank in range(2))
+        assert len(values.unique(dim=0)) > 1
+
+
 def test_dropout_share_is_what_was_asked_for():
     drawn = draw(
-        (4000, 1, 1, 1),
+        (1, 1, 1),
         sample_sigmas=partial(sample_sigmas, shift=1.0),
         caption_dropout=0.25,
-        generator=step_generator(0),
+        seed=0,
+        step=0,
+        places=range(4000),
     )
     assert drawn.dropped_B.float().mean().item() == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
 

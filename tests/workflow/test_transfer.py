@@ -18,14 +18,14 @@ from latent2pixel.convert.ladder import climb
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import save_image
-from latent2pixel.io.records import write_records
+from latent2pixel.io.records import read_records, write_records
 from latent2pixel.train import TrainConfig
 from latent2pixel.train.for_model import rate_factor_of
 from latent2pixel.workflow.transfer import recipe_of, transfer
 
 CONFIG = TrainConfig(
     steps=2, batch_size=2, image_size_px=32, num_blocks=1, precision="no", validate_every=0, validation_steps=1,
-    learning_rate=1e-3,
+    learning_rate=1e-3, num_workers=0,
 )  # fmt: skip
 
 
@@ -70,6 +70,9 @@ def test_a_source_that_reads_images_is_told_of_them(parts, tmp_path):
     assert all(codes_L.shape == (4,) for codes_L in told.values())  # 32 px: 2 x 2 tokens
     transfer(*parts, tmp_path / "other", config=CONFIG)
     assert not (tmp_path / "other" / "told").exists()
+    with pytest.raises(ConfigError, match="told of the images as they are"):
+        transfer(tmp_path / "pixel", images, tmp_path / "flipped", config=replace(CONFIG, horizontal_flip=True))
+    assert not (tmp_path / "flipped").exists()
 
 
 def test_run_that_goes_on_saves_its_newer_model(parts, tmp_path):
@@ -85,6 +88,40 @@ def test_run_yaml_repeats_the_run(parts, tmp_path):
     report = transfer(*parts, tmp_path / "first", config=CONFIG)
     stored = build_config(TrainConfig, load_yaml(tmp_path / "first" / "run.yaml")["train"])
     assert transfer(*parts, tmp_path / "second", config=stored).training.losses == report.training.losses
+
+
+def test_data_are_part_of_the_run(parts, tmp_path):
+    """Mixed folders are recorded, changed records and other shares are refused."""
+    model, images = parts
+    more = shutil.copytree(images, tmp_path / "more")
+    transfer(model, images, tmp_path / "run", config=CONFIG, mix={more: 0.25})
+    assert load_yaml(tmp_path / "run" / "run.yaml")["mix"] == {str(more): 0.25}
+    assert len(read_records(tmp_path / "run" / "images.jsonl")) == 8
+    with pytest.raises(StateError, match=f"mix.{more} = 0.5"):
+        transfer(model, images, tmp_path / "run", config=CONFIG, mix={more: 0.5})
+    write_records(more / "metadata.jsonl", read_records(more / "metadata.jsonl")[:3])
+    with pytest.raises(StateError, match="data have changed"):
+        transfer(model, images, tmp_path / "run", config=CONFIG, mix={more: 0.25})
+
+
+def test_images_of_any_aspect_from_workers_with_one_damaged(parts, tmp_path):
+    """Buckets of 32 px and a patch of 16 are 32 x 32, 48 x 32, 32 x 48, 48 x 16 and 16 x 48."""
+    generator, records, folder = torch.Generator().manual_seed(0), [], tmp_path / "images"
+    for index, (height, width) in enumerate([(32, 32), (40, 33), (64, 96), (48, 32), (32, 48), (33, 50)]):
+        save_image(folder / f"{index}.png", torch.rand(3, height, width, generator=generator) * 2 - 1)
+        records.append(
+            {"file_name": f"{index}.png", "prompt": PROMPTS[index % 2], "seed": index, "weight": 1 + index % 2}
+        )
+    write_records(folder / "metadata.jsonl", records)
+    whole = bytearray((folder / "5.png").read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    (folder / "5.png").write_bytes(whole)
+    config = replace(CONFIG, steps=8, aspect_buckets=True, horizontal_flip=True)
+    alone = transfer(parts[0], folder, tmp_path / "alone", config=config)
+    assert ["5.png" in reason for reason in alone.skipped_images] == [True]
+    transfer(parts[0], folder, tmp_path / "workers", config=replace(config, steps=5, num_workers=2))
+    ahead = transfer(parts[0], folder, tmp_path / "workers", config=replace(config, num_workers=1))
+    assert ahead.training.losses == alone.training.losses
 
 
 def test_trained_model_loads_with_plain_diffusers(parts, tmp_path):

@@ -7,12 +7,14 @@ import sys
 import typer
 
 from latent2pixel.cli import convert, data, demo, export, families, generate, inspect, ladder, train, world
-from latent2pixel.errors import L2PError
+from latent2pixel.errors import Interrupted, L2PError
 
 EXIT_BUG = 1
 EXIT_USER = 2
 EXIT_INTERRUPT = 130
 """What typer makes of Ctrl-C (128 + SIGINT) before ``main`` can see it."""
+EXIT_TERMINATED = 143
+"""128 + SIGTERM: the work is not done, but what is done is kept."""
 
 app = typer.Typer(
     name="l2p",
@@ -34,11 +36,13 @@ app.add_typer(world.app, name="world")
 
 
 def main() -> None:
-    """Run ``l2p``: exit 0 on success, 2 on a user's mistake (told without a traceback), 1 on a bug."""
+    """Run ``l2p``: exit 0 on success, 2 on a user's mistake (told without a traceback), 143 on SIGTERM, 1 on a bug."""
     # diffusers warns that PixelVAE is no AutoencoderKL each time a pixel pipeline loads; a user's own level stands.
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         app()
+    except Interrupted as error:
+        _fail(str(error), EXIT_TERMINATED)
     except L2PError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -61,6 +65,6 @@ def _four_parts(problem: str, found: str, expected: str, fix: str) -> str:
     return str(L2PError(problem, found=found, expected=expected, fix=f"{fix}: it goes on where it stopped."))
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, code: int = EXIT_USER) -> None:
     sys.stderr.write(f"\nError: {text}\n")
-    raise SystemExit(EXIT_USER)
+    raise SystemExit(code)

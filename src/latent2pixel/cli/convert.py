@@ -25,11 +25,18 @@ ReleasedOption = Annotated[
     Path | None,
     typer.Option(help="Published pixel weights instead: `l2p convert OUT --from-released FILE --base SOURCE`."),
 ]
+MergeOption = Annotated[
+    Path | None,
+    typer.Option(help="A run of `l2p train`, or one of its checkpoints, instead: `l2p convert OUT --merge RUN`."),
+]
 
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub; with --from-released: OUT.")
+        str,
+        typer.Argument(
+            help="Source pipeline: a folder, or owner/name on the Hub; with --from-released or --merge: OUT."
+        ),
     ],
     out: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
     patch_size: Annotated[
@@ -52,13 +59,20 @@ def convert(
     input_map: InputMapOption = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
     from_released: ReleasedOption = None,
-    base: Annotated[str | None, typer.Option(help="The pipeline that the published weights were made from.")] = None,
+    merge: MergeOption = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="The pipeline that the published weights were made from, or the model that the run trained."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
 ) -> None:
     """Convert a source: codec in the VAE's place, new input projection and detailer head, everything else kept."""
+    if merge is not None:
+        _merge_run(merge, base, from_released, folders=[source, out], as_json=as_json)
+        return
     if from_released is not None or base is not None:
         _import_released(from_released, base, folders=[source, out], as_json=as_json)
         return
@@ -138,6 +152,24 @@ def _import_released(file: Path | None, base: str | None, *, folders: list[str |
             fix="Give all three; the base is the latent pipeline that the weights were made from.",
         )
     folder = import_released(file, base, given[0])
+    typer.echo(json.dumps({"folder": str(folder)}) if as_json else str(folder))
+
+
+def _merge_run(
+    run: Path, base: str | None, released: Path | None, *, folders: list[str | Path | None], as_json: bool
+) -> None:
+    from latent2pixel.errors import ConfigError
+    from latent2pixel.workflow.merge import merge
+
+    given = [folder for folder in folders if folder is not None]
+    if len(given) != 1 or released is not None:
+        raise ConfigError(
+            "A run is merged into one folder, and with nothing else",
+            found=f"{len(given)} folders" + (f", --from-released {released}" if released else ""),
+            expected="l2p convert OUT --merge RUN_OR_CHECKPOINT, and --base if the converted model has moved",
+            fix="Give one folder to make.",
+        )
+    folder = merge(run, given[0], base=base)
     typer.echo(json.dumps({"folder": str(folder)}) if as_json else str(folder))
 
 

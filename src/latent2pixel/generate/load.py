@@ -1,5 +1,6 @@
 """Load pixel pipelines."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_pipeline(source: str | Path, *, torch_dtype: "torch.dtype | None" = None) -> Any:
+def load_pipeline(
+    source: str | Path, *, torch_dtype: "torch.dtype | None" = None, without: Collection[str] = ()
+) -> Any:
     """Load a pixel pipeline with its stock diffusers class.
 
     Args:
         source: Folder, or ``owner/name`` on the Hugging Face Hub.
         torch_dtype: Dtype of all parts; None keeps the stored one. The codec always works in float32.
+        without: Parts to leave out; they are None in the pipeline.
 
     Returns:
         A stock diffusers pipeline with a pixel transformer and a ``PixelVAE``.
@@ -26,4 +30,4 @@ def load_pipeline(source: str | Path, *, torch_dtype: "torch.dtype | None" = Non
     """
     folder = find_pipeline_folder(source)
     require_pixel_pipeline(folder)
-    return open_pipeline(folder, dtype=torch_dtype)
+    return open_pipeline(folder, dtype=torch_dtype, without=without)

@@ -4,34 +4,86 @@ Shape letters: C channels (3, sRGB), H height, W width.
 """
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from latent2pixel.errors import DataError
 from latent2pixel.io.new_folder import write_file
 
+ENDINGS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+"""Last bytes of whole files: a file that was cut off, the most frequent damage, is known by them without decoding."""
+TURNED = (5, 6, 7, 8)
+"""Orientations of the Exif standard in which height and width change places."""
 
-def load_image(path: Path, *, size_px: int | None = None) -> Tensor:
-    """Load an image file.
+
+def load_image(path: Path, *, size_px: int | None = None, cover_px: tuple[int, int] | None = None) -> Tensor:
+    """Load an image file, turned upright.
 
     Args:
         path: File in any format that Pillow reads.
         size_px: Width and height that the image must have; None takes any.
+        cover_px: Height and width to which the image is scaled down and cropped around its centre; None leaves it.
 
     Returns:
         Float32 in [-1, 1], shape (3, H, W).
 
     Raises:
-        DataError: The file is missing, truncated, no image, or of another size.
+        DataError: The file is missing, truncated, no image, of another size, or smaller than ``cover_px``.
     """
+    return floats_of(load_bytes(path, size_px=size_px, cover_px=cover_px))
+
+
+def load_bytes(
+    path: Path, *, channels: Literal[1, 3] = 3, size_px: int | None = None, cover_px: tuple[int, int] | None = None
+) -> Tensor:
+    """Load an image file as it is stored; arguments and errors as of ``load_image``.
+
+    Args:
+        path: File in any format that Pillow reads.
+        channels: 3 for sRGB, 1 for grey.
+        size_px: Width and height that the image must have.
+        cover_px: Height and width to which it is scaled down and cropped.
+
+    Returns:
+        Uint8, shape (channels, H, W).
+    """
+    picture = _decode(path, "RGB" if channels == 3 else "L", size_px=size_px, cover_px=cover_px)
+    return torch.from_numpy(np.array(picture).reshape(picture.height, picture.width, channels)).permute(2, 0, 1)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return height and width of an image file from its first and last bytes, without decoding it.
+
+    Raises:
+        DataError: The file is missing, cut off, or no image. Damage in its middle is found by decoding only.
+    """
+    with _readable(path), path.open("rb") as file:
+        with Image.open(file) as picture:
+            width, height = picture.size
+            # Where the orientation is known before decoding; asking a PNG without one for it would decode the picture.
+            turned = "exif" in picture.info and picture.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
+            kind = picture.format
+        ending = ENDINGS.get(kind or "", b"")
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(ending)))
+        # Some programs write more behind the end: only decoding tells such a file from one that is cut off.
+        if ending and file.read() != ending:
+            _decode(path, "RGB", size_px=None, cover_px=None)
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn everything that Pillow raises for a damaged file into one error."""
     try:
-        with Image.open(path) as file:
-            bytes_HWC = np.array(file.convert("RGB"))
+        yield
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             "An image cannot be read",
@@ -39,19 +91,39 @@ def load_image(path: Path, *, size_px: int | None = None) -> Tensor:
             expected="a complete PNG, JPEG or WebP file",
             fix="Make or copy the image again, or remove its line from metadata.jsonl.",
         ) from error
-    if size_px is not None and bytes_HWC.shape[:2] != (size_px, size_px):
+
+
+def _decode(path: Path, mode: str, *, size_px: int | None, cover_px: tuple[int, int] | None) -> Image.Image:
+    with _readable(path), Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert(mode)
+    if size_px is not None and picture.size != (size_px, size_px):
         raise DataError(
             "An image has another size than the run",
-            found=f"{path}: {bytes_HWC.shape[1]} x {bytes_HWC.shape[0]} px",
+            found=f"{path}: {picture.width} x {picture.height} px",
             expected=f"{size_px} x {size_px} px",
             fix="Set image_size_px to the size of the images, or make images of that size.",
         )
-    return image_of(bytes_HWC)
+    if cover_px is None:
+        return picture
+    height, width = cover_px
+    if picture.height < height or picture.width < width:
+        raise DataError(
+            "An image is smaller than the run needs it",
+            found=f"{path}: {picture.width} x {picture.height} px",
+            expected=f"at least {width} x {height} px: images are never scaled up, it would teach blur",
+            fix="Remove its line from metadata.jsonl, or set image_size_px lower.",
+        )
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
 def image_of(bytes_HWC: np.ndarray) -> Tensor:
     """Return sRGB bytes of shape (H, W, 3) as an image in [-1, 1], float32, shape (3, H, W); undoes ``bytes_of``."""
-    return torch.from_numpy(bytes_HWC).permute(2, 0, 1).float() / 127.5 - 1
+    return floats_of(torch.from_numpy(bytes_HWC).permute(2, 0, 1))
+
+
+def floats_of(bytes_CHW: Tensor) -> Tensor:
+    """Return sRGB bytes as an image in [-1, 1], float32, of the same shape."""
+    return bytes_CHW.float().div_(127.5).sub_(1)
 
 
 def bytes_of(image_CHW: Tensor) -> np.ndarray:

@@ -157,13 +157,20 @@ def require_complete(folder: Path) -> dict[str, dict[str, StoredTensor]]:
     return weights
 
 
-def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: Collection[str] = ()) -> Any:
+def open_pipeline(
+    folder: Path,
+    *,
+    dtype: "torch.dtype | None" = None,
+    without: Collection[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> Any:
     """Load a pipeline folder with its own stock class.
 
     Args:
         folder: Folder with ``model_index.json``.
         dtype: Dtype of all parts; None keeps the one that most of a part's weights are stored in.
         without: Parts to leave out; they are None in the pipeline.
+        given: Parts to take instead of those of the folder.
 
     Returns:
         A diffusers pipeline of the class that ``model_index.json`` names.
@@ -175,7 +182,7 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: 
     import diffusers
     import torch
 
-    index = read_index(folder)
+    index, given = read_index(folder), given or {}
     weights = require_complete(folder)
     if not hasattr(diffusers, str(index.get("_class_name"))):
         raise SourceError(
@@ -190,7 +197,7 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: 
             folder,
             dtype={"default": dtype or torch.float32, **dtypes},
             use_safetensors=True,
-            **dict.fromkeys(without),
+            **{**dict.fromkeys(without), **given},
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -199,8 +206,10 @@ def open_pipeline(folder: Path, *, dtype: "torch.dtype | None" = None, without: 
             expected="parts that fit their configurations",
             fix="Download or copy the pipeline again, or install the library versions that it was saved with.",
         ) from error
-    if "transformer" in weights and "transformer" not in without:
+    if "transformer" in weights.keys() - {*without, *given}:
         _require_equal_keys(folder / "transformer", weights["transformer"], pipe.transformer)
+    # Diffusers loads parts that its pipeline can do without even where they are given as None.
+    pipe.register_modules(**dict.fromkeys(without))
     return pipe
 
 
@@ -216,7 +225,8 @@ def save_pipeline(pipe: Any, folder: Path, *, unchanged_from: Path, changed: Col
         changed: Parts to save.
     """
     source = read_index(unchanged_from)
-    unchanged = [name for name in parts_of(source) if name not in changed and pipe.components.get(name) is not None]
+    # Also those that the pipeline was opened without.
+    unchanged = [name for name in parts_of(source) if name not in changed and (unchanged_from / name).is_dir()]
     parts = {name: pipe.components[name] for name in unchanged}
     pipe.register_modules(**dict.fromkeys(unchanged))
     try:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from latent2pixel.errors import CheckpointError
 
@@ -31,6 +32,18 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: If the file is truncated or no safetensors file.
     """
+    entries, _ = read_entries(path)
+    return {key: StoredTensor(dtype=entry["dtype"], shape=tuple(entry["shape"])) for key, entry in entries.items()}
+
+
+def read_entries(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the header's own entries of a file's tensors, and the byte at which their data starts.
+
+    An entry's "data_offsets" are first byte and end, counted from there.
+
+    Raises:
+        CheckpointError: If the file is truncated or no safetensors file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -50,7 +63,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     end = LENGTH_BYTES + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != end:
         raise _truncated(path, size=size, expected=f"{end} bytes")
-    return {key: StoredTensor(dtype=entry["dtype"], shape=tuple(entry["shape"])) for key, entry in header.items()}
+    return header, LENGTH_BYTES + header_bytes
 
 
 def fingerprint(path: Path) -> str:

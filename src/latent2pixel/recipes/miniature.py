@@ -31,6 +31,8 @@ def miniature(recipe: Recipe) -> Recipe:
             ema_decay=0.99,
             attention_backend="_native_math",
             gradient_checkpointing=False,
+            # its images stay in memory once they are decoded
+            num_workers=0,
             checkpoint_every=250,
             validate_every=500,
             validation_steps=16,

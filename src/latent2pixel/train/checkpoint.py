@@ -1,6 +1,7 @@
 """Checkpoints of a run: trainable weights, their averages, the optimiser and the step; never the frozen trunk."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latent2pixel.errors import CheckpointError
-from latent2pixel.io.new_folder import new_folder
+from latent2pixel.io.new_folder import new_folder, write_file
 
 PREFIX = "step-"
+BEST_NAME = "best.json"
+"""Beside the checkpoints: step and validation error of the best one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +37,14 @@ class Checkpoint:
     """State dict of the optimiser."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, milestone_every: int = 0) -> Path:
     """Write a checkpoint as a new folder that appears whole or not at all, then remove the oldest ones.
 
     Args:
         folder: Folder of all checkpoints of the run.
         checkpoint: What to write.
-        keep: Newest checkpoints that stay.
+        keep: Newest checkpoints that stay, beside the best and the milestones.
+        milestone_every: Checkpoints of multiples of this step stay; 0: none.
     """
     path = folder / f"{PREFIX}{checkpoint.step:08d}"
     with new_folder(path, replace=True) as part:
@@ -51,9 +55,43 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
             save_file(checkpoint.average, part / "average.safetensors")
         torch.save(checkpoint.optimizer, part / "optimizer.pt")
         (part / "state.json").write_text(json.dumps({"step": checkpoint.step, "seconds": checkpoint.seconds}))
-    for old in checkpoint_folders(folder)[:-keep]:
-        shutil.rmtree(old)
+    _remove_old(folder, keep=keep, milestone_every=milestone_every)
     return path
+
+
+def mark_best(folder: Path, *, step: int, error: float) -> None:
+    """Name the checkpoint of a step, which is there, as the best of the run: it stays until there is a better one."""
+    write_file(folder / BEST_NAME, json.dumps({"step": step, "error": error}) + "\n")
+
+
+def best_error(folder: Path) -> float:
+    """Return the validation error of the best checkpoint, infinite if there is none."""
+    return float(_best(folder).get("error", math.inf))
+
+
+def best_folder(folder: Path) -> Path | None:
+    """Return the checkpoint that is named the best, none if there is none."""
+    best = _best(folder)
+    return folder / f"{PREFIX}{best['step']:08d}" if best else None
+
+
+def newest_folder(folder: Path) -> Path | None:
+    """Return the newest finished checkpoint of a run, none if there is none."""
+    folders = checkpoint_folders(folder)
+    return folders[-1] if folders else None
+
+
+def _remove_old(folder: Path, *, keep: int, milestone_every: int) -> None:
+    best = best_folder(folder)
+    for old in checkpoint_folders(folder)[:-keep]:
+        step = int(old.name.removeprefix(PREFIX))
+        if old != best and not (milestone_every and step % milestone_every == 0):
+            shutil.rmtree(old)
+
+
+def _best(folder: Path) -> dict[str, Any]:
+    path = folder / BEST_NAME
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:

@@ -7,6 +7,13 @@ from typing import Literal
 from latent2pixel.errors import ConfigError
 from latent2pixel.flow import MIN_SIGMA
 
+FrozenWeights = Literal["stored", "int8", "float8", "nf4"]
+"""How frozen matrices are held: as they are stored, or in 8 bits (torchao) or 4 bits (bitsandbytes) a weight."""
+OptimizerName = Literal["adamw", "adamw_8bit"]
+"""torch's AdamW, or bitsandbytes' with 8 bits for each of its two states: 2 bytes a weight instead of 8."""
+MAX_RELATIVE_STD = 12**-0.5
+"""Relative spread of the plain mean of all steps, the widest average there is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -20,7 +27,9 @@ class TrainConfig:
     """Optimiser steps; a run started again goes on to this number. The paper names none: this shows its 20,000 images
     eight times. 0 leaves the model as it was converted."""
     batch_size: int = 8
-    """Images a step, over all processes."""
+    """Images a step, over all processes and micro-batches."""
+    accumulation_steps: int = 1
+    """Micro-batches into which each process cuts its share of a batch: less memory, the same gradient."""
     image_size_px: int = 1024
     """Width and height of the training images, a multiple of the patch size."""
     learning_rate: float = 5e-5
@@ -49,12 +58,25 @@ class TrainConfig:
     """Blocks that train at each end of the trunk."""
     shift: float | None = None
     """Noise shift of the drawn noise levels; none means the shift of the model's own scheduler."""
+    sigma_law: Literal["source", "logit_normal"] = "source"
+    """How noise levels are drawn before the shift: as the source's family does (flows: uniform, as published), or by
+    the sigmoid of a normal variable (Esser et al. 2024, equation 19; flows only)."""
+    logit_mean: float = 0.0
+    """Mean of the normal variable of sigma_law logit_normal; above 0 favours noise."""
+    logit_std: float = 1.0
+    """Its standard deviation."""
+    min_snr_gamma: float | None = None
+    """Bound of the signal-to-noise ratio in the weights of noise levels (Hang et al. 2023, who use 5); none weighs all
+    alike, as published. Objective "images" only."""
     caption_dropout: float = 0.1
     """Share of captions replaced by the empty one, for classifier-free guidance; the paper names none."""
     fixed_noise: bool = False
     """Give every image one noise for all steps, as the released code does; else noise is drawn afresh."""
     ema_decay: float = 0.0
     """Decay of averaged weights, which are then the ones that are saved; 0 keeps no average."""
+    ema_relative_std: float | None = None
+    """Spread of the average over the run's steps, relative to its length (Karras et al. 2024, section 3.1, who use 0.05
+    to 0.25): the decay then rises with the steps, up to ema_decay. None: the decay is reached within some steps."""
     precision: Literal["no", "bf16"] = "bf16"
     """Autocast of the forward pass; trainable weights and AdamW stay float32."""
     attention_backend: str | None = None
@@ -63,16 +85,45 @@ class TrainConfig:
     gradient_checkpointing: bool | None = False
     """Recompute activations in the backward pass: less memory, about a third more time. None: where diffusers can for
     this transformer; run.yaml shows the choice."""
+    frozen_weights: FrozenWeights = "stored"
+    """How frozen matrices are held in memory: int8 halves them and changes gradients by less than bfloat16 does; nf4 is
+    a last resort. What is saved stays as it was."""
+    optimizer: OptimizerName = "adamw"
+    """AdamW with states in float32, as published, or in 8 bits."""
+    block_offload: bool = False
+    """Keep frozen blocks in the host's memory while they do not run; slower, never run on a GPU."""
+    compile: bool = False
+    """Compile each block and the head (torch.compile): the first step takes minutes, the others are faster."""
+    aspect_buckets: bool = False
+    """Crop images to the nearest of several aspects from 1:2 to 2:1, of about image_size_px**2 pixels; else they must
+    be squares of that size. Larger ones are scaled down, smaller ones skipped."""
+    horizontal_flip: bool = False
+    """Mirror half of the images, whatever is on them: a model of mirrored text cannot write."""
+    max_bad_images: float = 0.01
+    """Share of images that may turn out damaged and be replaced by others before the run ends."""
+    num_workers: int = 4
+    """Processes that decode images ahead of the training; 0: the training itself. Small sets stay in memory with 0
+    only. The result does not depend on it."""
     seed: int = 0
     """Seed of data order, noise, noise levels and dropout."""
     checkpoint_every: int = 500
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the one with the least validation error."""
+    milestone_every: int = 0
+    """Checkpoints of multiples of this step stay for good; 0: none."""
+    divergence_factor: float = 10.0
+    """A run ends where the mean loss of its last 50 steps is this many times the least that 50 steps had; 0: never. A
+    loss or gradient that is no number always ends it."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where losses, validation and pictures are logged, of those that accelerate knows: tensorboard, trackio, wandb."""
     validate_every: int = 500
     """Steps between two validation grids; 0 makes none."""
     validation_images: int = 8
-    """Pictures in a validation grid, of the first prompts of the data."""
+    """Pictures in a validation grid, of held-out prompts and then of the first ones of the data."""
+    heldout_prompts: int = 0
+    """Prompts, spread over the data, whose images do not train. The error on them is measured with every validation
+    grid, and the checkpoint with the least one stays."""
     validation_steps: int = 30
     """Euler steps of a validation picture."""
     validation_guidance: float = 2.0
@@ -95,24 +146,54 @@ class TrainConfig:
         """
         positive = (
             "batch_size",
+            "accumulation_steps",
             "image_size_px",
             "checkpoint_every",
             "keep_checkpoints",
             "learning_rate",
             "trunk_rate_factor",
+            "min_snr_gamma",
+            "logit_std",
         )
         for key in positive:
             if getattr(self, key) is not None and getattr(self, key) <= 0:
                 raise _out_of_range(key, getattr(self, key), "a number above 0")
-        if self.steps < 0:
-            raise _out_of_range("steps", self.steps, "0 or more")
+        for key in (
+            "steps",
+            "milestone_every",
+            "divergence_factor",
+            "heldout_prompts",
+            "num_workers",
+            "max_bad_images",
+        ):
+            if getattr(self, key) < 0:
+                raise _out_of_range(key, getattr(self, key), "0 or more")
+        if self.ema_relative_std is not None and not 0 < self.ema_relative_std < MAX_RELATIVE_STD:
+            raise _out_of_range("ema_relative_std", self.ema_relative_std, f"above 0, below {MAX_RELATIVE_STD:.3f}")
         for key in ("caption_dropout", "ema_decay"):
             if not 0 <= getattr(self, key) < 1:
                 raise _out_of_range(key, getattr(self, key), "a share from 0 up to, but not including, 1")
         if self.warmup_steps + self.cooldown_steps > self.steps:
             total = self.warmup_steps + self.cooldown_steps
             raise _out_of_range("warmup_steps + cooldown_steps", total, f"at most steps = {self.steps}")
+        self._check_pairs()
         self._check_perceptual()
+
+    def _check_pairs(self) -> None:
+        if self.block_offload and self.compile:
+            raise ConfigError(
+                "Blocks in host memory cannot be compiled",
+                found="block_offload = true, compile = true",
+                expected="one of them",
+                fix="Leave one of them out.",
+            )
+        if self.min_snr_gamma is not None and self.objective == "source":
+            raise ConfigError(
+                "The weights of noise levels belong to the objective 'images'",
+                found=f"objective = source, min_snr_gamma = {self.min_snr_gamma}",
+                expected="objective = images, or no min_snr_gamma",
+                fix="Choose objective=images, or leave min_snr_gamma out.",
+            )
 
     def _check_perceptual(self) -> None:
         if not 0 <= self.perceptual_weight < math.inf:

@@ -1,10 +1,14 @@
-"""Settings of a run whose meaning depends on the model: what trains, at which rate, and whether it is recomputed."""
+"""Settings of a run whose meaning depends on the model: what trains, at which rate and noise, how it is computed."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from latent2pixel.errors import ConfigError
+from latent2pixel.families.base import Family
+from latent2pixel.flow import sample_logit_normal_sigmas
 from latent2pixel.model import freezing
 from latent2pixel.model.predict import unwrapped
 from latent2pixel.model.trunk import is_under
@@ -64,3 +68,73 @@ def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
         return 1.0
     new, kept = ((sums[key] / counts[key]) ** 0.5 for key in (True, False))
     return kept / new
+
+
+def rate_groups(
+    trainable: Mapping[str, nn.Parameter], *, new_parts: tuple[str, ...], factor: float
+) -> list[dict[str, Any]]:
+    """Return AdamW's parameter groups: new parts, and the source's own weights with their share of the rate.
+
+    Args:
+        trainable: Parameters by name.
+        new_parts: Names of the modules that a conversion adds.
+        factor: The share.
+    """
+    new = [parameter for name, parameter in trainable.items() if is_under(name, new_parts)]
+    kept = [parameter for name, parameter in trainable.items() if not is_under(name, new_parts)]
+    groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": factor}]
+    return [group for group in groups if group["params"]]
+
+
+def sigma_sampler(family: Family, scheduler: Any, config: TrainConfig) -> Callable[..., Tensor]:
+    """Return the function from a number of images, ``num_tokens`` and ``generator`` to their noise levels.
+
+    Args:
+        family: Of the model.
+        scheduler: Of its pipeline.
+        config: Settings of the run.
+
+    Raises:
+        SourceError: The scheduler has no noise shift, or other noise levels than the source was trained at.
+        ConfigError: The law of the noise levels is none of the source's.
+    """
+    if config.sigma_law == "source":
+        draw = partial(family.sample_sigmas, scheduler=scheduler, shift=config.shift)
+        draw(1, num_tokens=1)  # refused now, if at all
+        return draw
+    if family.objective != "flow":
+        raise ConfigError(
+            "Noise levels of this source are whole steps of its schedule",
+            found=f"sigma_law={config.sigma_law}, a source that predicts {family.objective}",
+            expected="sigma_law=source",
+            fix="Leave sigma_law out.",
+        )
+
+    def draw_logit_normal(batch: int, *, num_tokens: int, generator: Any = None) -> Tensor:
+        shift = family.shift(scheduler, num_tokens) if config.shift is None else config.shift
+        mean, std = config.logit_mean, config.logit_std
+        return sample_logit_normal_sigmas(batch, shift=shift, mean=mean, std=std, generator=generator)
+
+    return draw_logit_normal
+
+
+def compile_parts(model: Any, *, backend: str = "inductor") -> None:
+    """Compile every block that repeats, once for all of them, and the head.
+
+    Args:
+        model: A pixel transformer.
+        backend: Of torch.compile.
+
+    Raises:
+        ConfigError: If diffusers does not say which blocks of this transformer repeat.
+    """
+    pixel = unwrapped(model)
+    if not pixel._repeated_blocks:
+        raise ConfigError(
+            "Diffusers names no repeated blocks of this transformer",
+            found=f"compile=true with {type(pixel).__name__}",
+            expected="compile=false",
+            fix="Leave compile out.",
+        )
+    pixel.compile_repeated_blocks(backend=backend)
+    pixel.head.compile(backend=backend)

@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from latent2pixel.flow import MIN_SIGMA, add_noise, target, velocity_from_clean, velocity_of
 from latent2pixel.model.predict import predict, predict_tokens, unwrapped
+from latent2pixel.seeds import step_generator
 from latent2pixel.train.perceptual import Perceptual, perceptual_loss
+from latent2pixel.train.weighting import Weighting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +28,6 @@ class Draw:
     """Noise levels in [0, 1], float32."""
     dropped_B: Tensor
     """True where the caption is replaced by the empty one."""
-
-    def to(self, device: torch.device) -> "Draw":
-        """Return the same draw on another device."""
-        return Draw(
-            noise_BCHW=self.noise_BCHW.to(device),
-            sigma_B=self.sigma_B.to(device),
-            dropped_B=self.dropped_B.to(device),
-        )
 
 
 SampleSigmas = Callable[..., Tensor]
@@ -58,49 +52,45 @@ class Teacher:
         return self.model.denoise_latents(latents_Bdhw, drawn.noise_BCHW, drawn.sigma_B, conditioning)
 
 
-def step_generator(seed: int, *counters: int) -> torch.Generator:
-    """Return a generator that depends on the seed and on counters alone.
-
-    Randomness that is a function of the step, not of what ran before it, needs no saving: a killed run that starts
-    again draws the same numbers.
-
-    Args:
-        seed: Seed of the run.
-        counters: Such as step and process rank; each below 2**20.
-    """
-    mixed = seed
-    for counter in counters:
-        # 6364136223846793005 is Knuth's multiplier for 64-bit linear congruential generators (MMIX).
-        mixed = (mixed * 6364136223846793005 + counter + 1) % 2**63
-    return torch.Generator().manual_seed(mixed)
-
-
 def draw(
-    shape: tuple[int, int, int, int],
+    image_shape: tuple[int, int, int],
     *,
     sample_sigmas: SampleSigmas,
     caption_dropout: float,
-    generator: torch.Generator,
-    noise_seeds: list[int] | None = None,
+    seed: int,
+    step: int,
+    places: Sequence[int],
+    noise_seeds: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Draw:
-    """Draw noise, noise levels and dropped captions for one batch.
+    """Draw noise, noise levels and dropped captions for some images of a step's batch.
+
+    Each image's are a function of seed, step and its place in the batch, so they do not depend on how processes and
+    micro-batches share the batch.
 
     Args:
-        shape: (B, C, H, W) of the images.
+        image_shape: (C, H, W) of the images.
         sample_sigmas: Draws the noise levels.
         caption_dropout: Share of dropped captions.
-        generator: CPU generator.
+        seed: Seed of the run.
+        step: Step, counted from 0.
+        places: Place of each image in the whole batch.
         noise_seeds: One seed an image, for noise that stays the same over the whole run.
+        device: Where the noise is drawn, and where everything is returned. Other devices draw other noise.
     """
-    sigma_B = sample_sigmas(shape[0], generator=generator)
-    dropped_B = torch.rand(shape[0], generator=generator) < caption_dropout
-    if noise_seeds is None:
-        noise_BCHW = torch.randn(shape, generator=generator)
-    else:
-        noise_BCHW = torch.stack(
-            [torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in noise_seeds]
-        )
-    return Draw(noise_BCHW=noise_BCHW, sigma_B=sigma_B, dropped_B=dropped_B)
+    sigmas, dropped, noises = [], [], []
+    for index, place in enumerate(places):
+        generator = step_generator(seed, step, place)
+        sigmas.append(sample_sigmas(1, generator=generator))
+        dropped.append(torch.rand(1, generator=generator) < caption_dropout)
+        if noise_seeds is None:
+            generator = step_generator(seed, step, place, 1, device=device)
+        else:
+            generator = torch.Generator(device).manual_seed(noise_seeds[index])
+        noises.append(torch.randn(image_shape, generator=generator, device=device))
+    return Draw(
+        noise_BCHW=torch.stack(noises), sigma_B=torch.cat(sigmas).to(device), dropped_B=torch.cat(dropped).to(device)
+    )
 
 
 def transfer_loss(
@@ -109,6 +99,7 @@ def transfer_loss(
     drawn: Draw,
     conditioning: Mapping[str, Any],
     *,
+    weighting: Weighting | None = None,
     perceptual: Perceptual | None = None,
 ) -> Tensor:
     """Return the loss of the pixel model on a batch, in its source's own terms.
@@ -118,11 +109,12 @@ def transfer_loss(
         images_BCHW: Source-made pixels in [-1, 1].
         drawn: Noise and noise levels, on the images' device.
         conditioning: The trunk's conditioning arguments, from ``Family.collate``.
+        weighting: What noise levels and pixels count; none: all alike, as published.
         perceptual: Adds its weight times ``perceptual_loss``; not of the paper.
 
     Returns:
-        Mean of ``(target - predicted) ** 2``, a float32 scalar; a flow's target is ``eps - x0``. With a lift, below
-        ``MIN_SIGMA``, both velocities are ``(noisy - x0) / MIN_SIGMA``.
+        Mean of ``(target - predicted) ** 2``, weighted, a float32 scalar; a flow's target is ``eps - x0``. With a lift,
+        below ``MIN_SIGMA``, both velocities are ``(noisy - x0) / MIN_SIGMA``.
 
     Source:
         L2P (arXiv 2605.12013), section 3.3: the source's own objective, unweighted. With a lift: x-prediction with
@@ -138,7 +130,10 @@ def transfer_loss(
         sigma_B = sigma_B.clamp_min(MIN_SIGMA)
     else:
         target_BCHW = target(images_BCHW, drawn.noise_BCHW, sigma_B, objective)
-    loss = F.mse_loss(predicted_BCHW, target_BCHW)
+    if weighting is None:
+        loss = F.mse_loss(predicted_BCHW, target_BCHW)
+    else:
+        loss = (weighting.of(sigma_B, objective) * (predicted_BCHW - target_BCHW).square()).mean()
     if perceptual is None:
         return loss
     return loss + perceptual.weight * perceptual_loss(
@@ -180,21 +175,3 @@ def learning_rate_at(step: int, *, peak: float, steps: int, warmup_steps: int, c
     rise = (step + 1) / warmup_steps if warmup_steps else 1.0
     fall = (steps - step) / cooldown_steps if cooldown_steps else 1.0
     return peak * min(1.0, rise, fall)
-
-
-def batch_indices(step: int, *, num_images: int, batch_size: int, seed: int) -> list[int]:
-    """Return which images a step sees: every epoch is a fresh permutation, batches run on across its end.
-
-    Args:
-        step: Step, counted from 0.
-        num_images: Size of the data.
-        batch_size: Images a step, over all processes.
-        seed: Seed of the run.
-    """
-    chosen: list[int] = []
-    position = step * batch_size
-    while len(chosen) < batch_size:
-        epoch, offset = divmod(position + len(chosen), num_images)
-        order = torch.randperm(num_images, generator=step_generator(seed, epoch))
-        chosen += order[offset : offset + batch_size - len(chosen)].tolist()
-    return chosen

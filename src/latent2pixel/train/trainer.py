@@ -3,12 +3,12 @@
 Shape letters: B batch, C channels, H height, W width.
 """
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,35 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from diffusers import DiffusionPipeline
-from diffusers.training_utils import EMAModel, cast_training_params
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from latent2pixel.errors import ConfigError, StateError
+from latent2pixel.errors import ConfigError, Interrupted, StateError
 from latent2pixel.families import family_of
-from latent2pixel.io.images import bytes_of
 from latent2pixel.model import freezing
 from latent2pixel.model.predict import unwrapped
-from latent2pixel.model.trunk import is_under
-from latent2pixel.train.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
-from latent2pixel.train.config import TrainConfig
-from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_names
-from latent2pixel.train.perceptual import LOADERS, Perceptual
-from latent2pixel.train.step import (
-    Latents,
-    Teacher,
-    batch_indices,
-    distillation_loss,
-    draw,
-    learning_rate_at,
-    step_generator,
-    transfer_loss,
+from latent2pixel.train.average import average_of
+from latent2pixel.train.batch_loss import BatchLoss, EncodedPrompts, perceptual_of
+from latent2pixel.train.batch_source import BatchSource
+from latent2pixel.train.checkpoint import (
+    Checkpoint,
+    best_error,
+    load_newest_checkpoint,
+    mark_best,
+    newest_folder,
+    save_checkpoint,
 )
+from latent2pixel.train.config import TrainConfig
+from latent2pixel.train.for_model import rate_groups, sigma_sampler
+from latent2pixel.train.frozen_weights import keep_frozen_out_of_ddp
+from latent2pixel.train.guard import Guard, StopRequest, stop_request
+from latent2pixel.train.optimizer import build_optimizer
+from latent2pixel.train.prepare import prepare_model
+from latent2pixel.train.processes import processes
+from latent2pixel.train.step import Latents, learning_rate_at
+from latent2pixel.train.tracking import PROJECT, finish_trackers, log_picture, require_trackers
+from latent2pixel.train.validation import Validate, Validation
 
 logger = logging.getLogger(__name__)
-
-EncodedPrompts = Callable[[str], dict[str, Tensor]]
-"""From a prompt to its cached embeddings, as the family's ``encode`` made them."""
-Validate = Callable[[int, DiffusionPipeline], Tensor | None]
-"""Called with the step and the pipeline, which holds the averaged weights if the run keeps any; returns a picture
-(3, H, W) in [-1, 1] for tensorboard, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ class TrainReport:
 
 def train(
     pipe: DiffusionPipeline,
-    dataset: Dataset,
+    batches: BatchSource,
     encoded: EncodedPrompts,
     *,
     out: Path,
@@ -75,24 +71,33 @@ def train(
 ) -> TrainReport:
     """Train the shallow parts of a converted pipeline, or go on where a stopped run left off.
 
+    Under torchrun or `accelerate launch` every process trains on its share of each batch (DDP); the losses are those of
+    one process, but for the order of sums.
+
     Args:
         pipe: Converted pipeline; its transformer is trained in place.
-        dataset: Items {"image": (3, H, W) in [-1, 1], "prompt": str, "seed": int}, and "told", what the family's
-            ``encode_images`` returns of the image, if it reads any.
+        batches: Items by step and place, as ``data.dataset.Item``: image, prompt and seed; "told", what the family's
+            ``encode_images`` returns of the image, if it reads any; and "weight_1HW", what each pixel counts, if not
+            all alike.
         encoded: Embeddings of every prompt of the data and of the family's empty prompt.
         out: Run folder: checkpoints, ``losses.jsonl``, tensorboard logs.
         config: The run's settings.
         latents: Needed by the objective "source" only.
-        validate: Called every ``validate_every`` steps and at the end.
+        validate: Called by the first process every ``validate_every`` steps and at the end.
 
     Raises:
-        ConfigError: Objective and model do not fit together, or the perceptual model is no distance of images.
+        DataError: More images are damaged than the run allows.
+        ConfigError: Objective and model do not fit together, the batch does not divide among the processes, or the
+            perceptual model is no distance of images.
         CheckpointError: A checkpoint is damaged or of another run, or the perceptual model is damaged.
         StateError: The run folder is already beyond ``config.steps``.
+        TrainingError: The loss is no number any more, or grows without bound; the newest checkpoint is from before.
+        Interrupted: SIGTERM has come; a checkpoint of the last step is there.
     """
-    run = _Run(pipe, dataset, encoded, out=out, config=config, latents=latents)
+    run = _Run(pipe, batches, encoded, out=out, config=config, latents=latents)
     run.resume()
-    run.loop(validate)
+    with stop_request() as stop:
+        run.loop(validate, stop)
     run.show_average()
     return TrainReport(steps=run.step, seconds=run.seconds, losses=run.losses(), share=run.share)
 
@@ -103,66 +108,55 @@ class _Run:
     def __init__(
         self,
         pipe: DiffusionPipeline,
-        dataset: Any,
+        batches: BatchSource,
         encoded: EncodedPrompts,
         *,
         out: Path,
         config: TrainConfig,
         latents: Latents | None,
     ) -> None:
-        self.pipe, self.dataset, self.encoded, self.out, self.config = pipe, dataset, encoded, out, config
+        self.pipe, self.batches, self.out, self.config = pipe, batches, out, config
         self.family = family_of(pipe.transformer)
-        self.family.sample_sigmas(
-            1, scheduler=pipe.scheduler, num_tokens=1, shift=config.shift
-        )  # refused now, if at all
-        names = trained_names(pipe.transformer, config)
-        freezing.freeze_all_but(pipe.transformer, names)
-        self.share = freezing.describe(pipe.transformer, names)
-        self.rate_factor = rate_factor_of(pipe.transformer, config)
-        # Before resuming: the teacher is the model as it was converted.
-        self.teacher = None
-        if config.objective == "source":
-            if latents is None:
-                raise TypeError("the objective 'source' needs the function latents")
-            self.teacher = Teacher(model=freezing.frozen_copy(pipe.transformer), latents=latents)
-        self.dtype = pipe.transformer.dtype
-        _require_precision(self.dtype, config.precision)
-        cast_training_params(pipe.transformer)
-        if config.attention_backend is not None:
-            pipe.transformer.set_attention_backend(config.attention_backend)
-        if is_checkpointed(pipe.transformer, config):
-            pipe.transformer.enable_gradient_checkpointing()
+        sample_sigmas = sigma_sampler(self.family, pipe.scheduler, config)
+        require_trackers(config.trackers)
         # Later sessions of a run log into the same folder; accelerate keeps its logs below it.
+        processes()  # first, as it decides how they meet
         self.accelerator = Accelerator(
-            # accelerate keeps its precision for the whole process; runs differ in theirs, so ``_loss`` casts instead.
+            # accelerate keeps its precision for the whole process; runs differ in theirs, so the loss casts instead.
             mixed_precision="no",
-            log_with="tensorboard",
+            log_with=list(config.trackers),
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
         )
+        device = self.accelerator.device
+        prepared = prepare_model(pipe.transformer, config, device=device, latents=latents)
+        self.share, self.dtype, self.trained_dtypes = prepared.share, prepared.dtype, prepared.trained_dtypes
+        self.places = _places(self.accelerator, config)
         self.trainable = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.AdamW(
-            self._rate_groups(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
+        optimizer = build_optimizer(
+            rate_groups(self.trainable, new_parts=self.family.new_parts, factor=prepared.rate_factor),
+            config,
+            device=device,
         )
-        self.model, self.optimizer = self.accelerator.prepare(pipe.transformer, optimizer)
-        if self.teacher is not None:
-            self.teacher.model.to(self.accelerator.device)
-        self.perceptual = None
-        if config.perceptual_model is not None:
-            self.perceptual = Perceptual(
-                distance=LOADERS[config.perceptual](Path(config.perceptual_model), device=self.accelerator.device),
-                weight=config.perceptual_weight,
-                max_sigma=config.perceptual_max_sigma,
-            )
-        self.average = EMAModel(self.trainable.values(), decay=config.ema_decay) if config.ema_decay else None
+        keep_frozen_out_of_ddp(pipe.transformer)
+        self.model, self.optimizer = self.accelerator.prepare(
+            pipe.transformer, optimizer, device_placement=[not config.block_offload, True]
+        )
+        self.loss = BatchLoss(
+            family=self.family,
+            config=config,
+            encoded=encoded,
+            sample_sigmas=sample_sigmas,
+            device=device,
+            teacher=prepared.teacher,
+            perceptual=perceptual_of(config, device),
+        )
+        self.average = average_of(self.trainable.values(), config)
         self.step, self.seconds = 0, 0.0
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one, and forget the losses behind it."""
         shapes = {name: parameter.shape for name, parameter in self.trainable.items()}
-        saved = load_newest_checkpoint(self.out / "checkpoints", shapes)
+        saved = load_newest_checkpoint(self.checkpoints, shapes)
         if saved is not None:
             if saved.step > self.config.steps:
                 raise StateError(
@@ -184,11 +178,20 @@ class _Run:
             kept = [line for line in self._loss_lines() if json.loads(line)["step"] <= self.step]
             self._loss_path.parent.mkdir(parents=True, exist_ok=True)
             self._loss_path.write_text("".join(line + "\n" for line in kept))
+        self.accelerator.wait_for_everyone()
+        self.guard = Guard(self.config.divergence_factor, (loss for _, loss in self.losses()))
 
-    def loop(self, validate: Validate | None) -> None:
+    def loop(self, validate: Validate | None, stop: StopRequest) -> None:
         """Train up to the last step."""
+        with self.batches.over(range(self.step, self.config.steps), places=self.places) as batches:
+            self._train_on(batches, validate, stop)
+        finish_trackers(self.accelerator)
+
+    def _train_on(
+        self, batches: Iterator[Sequence[Mapping[str, Any]]], validate: Validate | None, stop: StopRequest
+    ) -> None:
         config = self.config
-        self.accelerator.init_trackers("tensorboard")
+        self.accelerator.init_trackers(PROJECT)
         self.model.train()
         bar = tqdm(
             initial=self.step,
@@ -198,25 +201,32 @@ class _Run:
             disable=not self.accelerator.is_main_process,
         )
         started = time.monotonic() - self.seconds
-        while self.step < config.steps:
-            loss = self._train_step()
+        for items in batches:
+            loss, gradient_norm = self._train_step(items)
             self.step += 1
             self.seconds = time.monotonic() - started
-            self._log(loss, bar)
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+            self._log(loss, gradient_norm, bar)
+            last = self.step == config.steps
+            stopping = not last and self._any_process(stop.asked)
+            if last or stopping or self.step % config.checkpoint_every == 0:
                 self._save()
+            if stopping:
+                # Else the launcher kills the process that saves, soon after the first other one has ended.
+                self.accelerator.wait_for_everyone()
+                raise self._interrupted()
             due = config.validate_every and self.step % config.validate_every == 0
-            if validate is not None and (due or self.step == config.steps) and self.accelerator.is_main_process:
+            if validate is not None and (due or last) and self.accelerator.is_main_process:
                 self._validate(validate)
                 started = time.monotonic() - self.seconds
         bar.close()
-        self.accelerator.end_training()
 
     def show_average(self) -> None:
-        """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtype that it came with."""
+        """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtypes that they came with."""
         if self.average is not None:
             self.average.copy_to(self.trainable.values())
-        trained = unwrapped(self.model).to(self.dtype).eval()
+        for name, parameter in self.trainable.items():
+            parameter.data = parameter.data.to(self.trained_dtypes[name])
+        trained = unwrapped(self.model).eval()
         for part in ("transformer", *self.family.twins):
             setattr(self.pipe, part, trained)
 
@@ -224,8 +234,8 @@ class _Run:
         """Return step and loss of every step of the run."""
         return [(line["step"], line["loss"]) for line in map(json.loads, self._loss_lines())]
 
-    def _train_step(self) -> float:
-        """Do one optimiser step and return the mean loss over all processes."""
+    def _train_step(self, items: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+        """Do one step on this process's items; return the mean loss of all processes, and the gradient's norm."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate_factor"] * learning_rate_at(
@@ -235,72 +245,43 @@ class _Run:
                 warmup_steps=config.warmup_steps,
                 cooldown_steps=config.cooldown_steps,
             )
-        loss = self._loss()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.trainable.values(), config.max_gradient_norm)
+        share = len(self.places) // config.accumulation_steps
+        total = torch.zeros((), device=self.accelerator.device)
+        for start in range(0, len(self.places), share):
+            places = self.places[start : start + share]
+            is_last = start + share == len(self.places)
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                part = items[start : start + share]
+                loss = self.loss(self.model, part, step=self.step, places=places) / config.accumulation_steps
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.trainable.values(), config.max_gradient_norm)
+        mean, gradient_norm = self.accelerator.reduce(total, "mean").item(), float(norm)
+        self.guard.check(
+            mean,
+            gradient_norm,
+            step=self.step + 1,
+            images=self.batches.names(self.step),
+            kept=newest_folder(self.checkpoints),
+        )
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.step(self.trainable.values())
-        return self.accelerator.gather(loss.detach()).mean().item()
+        return mean, gradient_norm
 
-    def _rate_groups(self) -> list[dict[str, Any]]:
-        """Return the parameter groups: new parts, and the source's own weights with their share of the rate."""
-        new_parts = self.family.new_parts
-        new = [p for name, p in self.trainable.items() if is_under(name, new_parts)]
-        kept = [p for name, p in self.trainable.items() if not is_under(name, new_parts)]
-        groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": self.rate_factor}]
-        return [group for group in groups if group["params"]]
-
-    def _loss(self) -> Tensor:
-        """Return the loss of this process's share of the step's batch."""
-        config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
-        indices = batch_indices(
-            self.step, num_images=len(self.dataset), batch_size=config.batch_size, seed=config.seed
-        )[rank::world]
-        items = [self.dataset[index] for index in indices]
-        images_BCHW = torch.stack([item["image"] for item in items])
-        model = unwrapped(self.model)
-        rows, columns = grid = model.grid_of(images_BCHW)
-        drawn = draw(
-            tuple(images_BCHW.shape),  # type: ignore[arg-type]
-            sample_sigmas=partial(
-                self.family.sample_sigmas,
-                scheduler=self.pipe.scheduler,
-                num_tokens=rows * columns,
-                shift=config.shift,
-            ),
-            caption_dropout=config.caption_dropout,
-            generator=step_generator(config.seed, self.step, rank),
-            noise_seeds=[item["seed"] for item in items] if config.fixed_noise else None,
-        ).to(self.accelerator.device)
-        told = [
-            self._told_of(item, dropped=dropped) for item, dropped in zip(items, drawn.dropped_B.tolist(), strict=True)
-        ]
-        conditioning = self.family.collate(model, told, grid)
-        device = self.accelerator.device
-        images_BCHW = images_BCHW.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            if self.teacher is not None:
-                return distillation_loss(self.model, images_BCHW, drawn, conditioning, teacher=self.teacher)
-            return transfer_loss(self.model, images_BCHW, drawn, conditioning, perceptual=self.perceptual)
-
-    def _told_of(self, item: dict[str, Any], *, dropped: bool) -> dict[str, Tensor]:
-        """Return what the model is told of an item: where the caption is dropped, nothing of the image either."""
-        if dropped:
-            return self.encoded(self.family.null_prompt)
-        return self.encoded(item["prompt"]) | (item["told"] if self.family.reads_images else {})
-
-    def _log(self, loss: float, bar: tqdm) -> None:
+    def _log(self, loss: float, gradient_norm: float, bar: tqdm) -> None:
         if not self.accelerator.is_main_process:
             return
         with self._loss_path.open("a") as file:
-            file.write(json.dumps({"step": self.step, "loss": loss}) + "\n")
+            file.write(json.dumps({"step": self.step, "loss": loss, "gradient_norm": gradient_norm}) + "\n")
         rate = self.optimizer.param_groups[0]["lr"]
-        self.accelerator.log({"loss": loss, "learning_rate": rate}, step=self.step)
+        self.accelerator.log({"loss": loss, "gradient_norm": gradient_norm, "learning_rate": rate}, step=self.step)
         bar.update()
-        speed = self.step * self.config.batch_size / max(self.seconds, 1e-9)
-        bar.set_postfix({"loss": f"{loss:.4f}", "images/s": f"{speed:.1f}"}, refresh=False)
+        shown = {"loss": f"{loss:.4f}", "images/s": f"{self.step * self.config.batch_size / self.seconds:.1f}"}
+        if self.accelerator.device.type == "cuda":
+            shown["GB"] = f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"
+        bar.set_postfix(shown, refresh=False)
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process:
@@ -309,7 +290,7 @@ class _Run:
         if self.average is not None:
             average = dict(zip(self.trainable, self.average.shadow_params, strict=True))
         save_checkpoint(
-            self.out / "checkpoints",
+            self.checkpoints,
             Checkpoint(
                 step=self.step,
                 seconds=self.seconds,
@@ -318,6 +299,7 @@ class _Run:
                 optimizer=self.optimizer.state_dict(),
             ),
             keep=self.config.keep_checkpoints,
+            milestone_every=self.config.milestone_every,
         )
 
     def _validate(self, validate: Validate) -> None:
@@ -328,13 +310,36 @@ class _Run:
             self.average.copy_to(self.trainable.values())
         # Trainable weights are float32: beside a bfloat16 trunk only autocast brings the two together.
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
-            shown_CHW = validate(self.step, self.pipe)
-        if shown_CHW is not None:
-            board = self.accelerator.get_tracker("tensorboard")
-            board.log_images({"validation": bytes_of(shown_CHW)[None]}, step=self.step, dataformats="NHWC")
+            seen = validate(self.step, self.pipe) or Validation()
+        if seen.picture_CHW is not None:
+            log_picture(self.accelerator, "validation", seen.picture_CHW, step=self.step)
+        if seen.metrics:
+            self.accelerator.log(dict(seen.metrics), step=self.step)
         if self.average is not None:
             self.average.restore(self.trainable.values())
         self.model.train()
+        if seen.error is not None and seen.error < best_error(self.checkpoints):
+            self._save()
+            mark_best(self.checkpoints, step=self.step, error=seen.error)
+
+    def _any_process(self, asked: bool) -> bool:
+        """Tell whether any process has been asked: all of them must stop at the same step."""
+        flag = torch.tensor(float(asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item())
+
+    def _interrupted(self) -> Interrupted:
+        finish_trackers(self.accelerator)
+        return Interrupted(
+            "The run was asked to stop",
+            found=f"SIGTERM at step {self.step}, of which a checkpoint is in {self.checkpoints}",
+            expected=f"{self.config.steps} steps",
+            fix="Run the same command again: it goes on where it stopped.",
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.out / "checkpoints"
 
     @property
     def _loss_path(self) -> Path:
@@ -344,11 +349,19 @@ class _Run:
         return self._loss_path.read_text().splitlines() if self._loss_path.exists() else []
 
 
-def _require_precision(dtype: torch.dtype, precision: str) -> None:
-    if precision == "no" and dtype != torch.float32:
+def _places(accelerator: Accelerator, config: TrainConfig) -> range:
+    """Return the places of the batch that this process trains on.
+
+    Raises:
+        ConfigError: If the batch does not divide among processes and micro-batches.
+    """
+    parts = accelerator.num_processes * config.accumulation_steps
+    if config.batch_size % parts:
         raise ConfigError(
-            "The model is stored in a lower precision than the run asks for",
-            found=f"{str(dtype).removeprefix('torch.')} weights, precision 'no'",
-            expected="precision 'bf16', or float32 weights",
-            fix="Leave precision at bf16, or convert the source with --dtype float32.",
+            "The batch does not divide among processes and micro-batches",
+            found=f"batch_size {config.batch_size}, {accelerator.num_processes} processes, "
+            f"accumulation_steps {config.accumulation_steps}",
+            expected=f"a multiple of {parts}",
+            fix="Change batch_size or accumulation_steps.",
         )
+    return range(accelerator.process_index, config.batch_size, accelerator.num_processes)

@@ -247,7 +247,7 @@ class _Demo:
             announce=self.announce,
         )
 
-    def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> None:
+    def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> dict[str, float]:
         wanted = heldout_captions(self.level, CURVE_CAPTIONS, seed=self.config.seed + 1)
         generator = torch.Generator().manual_seed(self.config.seed)
         pictures, family = [], family_of(pipe.transformer)
@@ -267,6 +267,7 @@ class _Demo:
         points = {line["step"]: line for line in self._score_curve()}
         points[step] = {"step": step, "score": score.score, "standard_error": score.standard_error}
         (self.out / "score-curve.json").write_text(json.dumps(list(points.values())))
+        return {"score": score.score}
 
     def _score_curve(self) -> list[dict[str, Any]]:
         path = self.out / "score-curve.json"

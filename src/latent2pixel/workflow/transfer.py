@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,22 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers import __version__ as diffusers_version
 from torch import Tensor
+from torch.utils.data import Subset
 
 import latent2pixel
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.convert.initialise import latent_tokens
+from latent2pixel.data.batch_plan import BatchPlan
+from latent2pixel.data.batches import Batches
 from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.encoded_cache import EncodedCache
 from latent2pixel.data.told_images import ToldImages
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.families import family_of
+from latent2pixel.families.base import Family, require_pixel_pipeline
 from latent2pixel.generate import load_pipeline
-from latent2pixel.io.images import image_grid, save_image
+from latent2pixel.io.merge import merge_pipeline
 from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.io.pipeline_folder import (
     find_pipeline_folder,
@@ -31,19 +34,26 @@ from latent2pixel.io.pipeline_folder import (
     parts_of,
     read_index,
     read_json,
-    save_pipeline,
 )
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
+from latent2pixel.train.batch_loss import EncodedPrompts
 from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_names
+from latent2pixel.train.processes import processes
 from latent2pixel.train.step import Latents
+from latent2pixel.workflow.encoders import Encoders
+from latent2pixel.workflow.looks import Looks, held_out, readable
 
 logger = logging.getLogger(__name__)
 
 RECORD = "run.yaml"
+LISTING = "images.jsonl"
+"""Beside ``run.yaml``: what the run found of its data when it began, see ``data/listing.py``."""
 TRAINING_RECORD = "training.json"
 """Beside ``model_index.json``: the steps that the saved weights have seen."""
+MAY_CHANGE = ("train.steps", "train.num_workers", "train.max_bad_images", "latent2pixel", "torch")
+"""Entries of ``run.yaml`` that a run may go on with others of."""
 ENCODE_BATCH = 64
 IMAGE_BATCH = 8
 """Images at a time for an encoder of images: 1024 x 1024 px are thousands of its tokens each."""
@@ -57,7 +67,7 @@ class TransferReport:
     """Folder of the trained pixel pipeline."""
     training: TrainReport
     skipped_images: list[str]
-    """Images that could not be read."""
+    """Images that could not be used, each with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,8 @@ class RunRecord:
 
     model: str
     images: str
+    mix: dict[str, float]
+    """More folders of images, each with its share."""
     latent2pixel: str
     torch: str
     train: TrainConfig
@@ -77,8 +89,9 @@ def transfer(
     out: Path,
     *,
     config: TrainConfig,
+    mix: Mapping[Path, float] | None = None,
     source: str | Path | None = None,
-    on_validate: Callable[[int, DiffusionPipeline], None] | None = None,
+    on_validate: Callable[[int, DiffusionPipeline], Mapping[str, float]] | None = None,
     announce: Callable[[str], None] = logger.info,
 ) -> TransferReport:
     """Train a converted model on a folder of images; the same call again goes on where it stopped.
@@ -88,81 +101,171 @@ def transfer(
         images: Folder of images and prompts, as ``data.synthesize`` writes it.
         out: Run folder; the trained pipeline appears in its sub-folder ``model``.
         config: The run's settings.
+        mix: More folders of images, each with its share of what is shown; the rest of 1 is the first folder's.
         source: The latent model behind the converted one; only the objective "source" needs it. None takes the one that
             the conversion recorded.
-        on_validate: Called after each validation grid with the step and the pipeline.
+        on_validate: Called after each validation grid with the step and the pipeline; returns numbers to log, by name.
         announce: Takes the line that says what trains, before training starts.
 
     Raises:
-        StateError: The run folder belongs to other settings.
+        StateError: The run folder belongs to other settings or other data.
         L2PError: The model, the images or a checkpoint cannot be used.
     """
-    folder = find_pipeline_folder(model)
-    pipe = load_pipeline(folder)
+    folder, own = find_pipeline_folder(model), processes()
+    require_pixel_pipeline(folder)
+    encoders = Encoders(folder, own.device)
+    pipe = load_pipeline(folder, without=encoders.names)
     _require_size(pipe, config.image_size_px)
-    dataset = ImageFolderDataset(images, config.image_size_px)
     share = freezing.describe(pipe.transformer, trained_names(pipe.transformer, config))
     config = replace(
         config,
         trunk_rate_factor=rate_factor_of(pipe.transformer, config),
         gradient_checkpointing=is_checkpointed(pipe.transformer, config),
     )
+    _require_unflipped(encoders.family, config)
     latents = None
     if config.objective == "source":
-        latents = _source_latents(folder, source, patch_size=pipe.transformer.config.pixel_patch_size)
-    _claim(out, model=model, images=images, config=config)
-    announce(
-        f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
-        f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
-        f"{config.num_blocks} + {config.num_blocks} blocks of {type(pipe.transformer).__name__}"
+        patch_size = pipe.transformer.config.pixel_patch_size
+        latents = _source_latents(folder, source, patch_size=patch_size, device=own.device)
+    with own.main_process_first():
+        # The first process writes what it has found, the others take it from there.
+        dataset = ImageFolderDataset(
+            images,
+            config.image_size_px,
+            patch_px=pipe.transformer.config.pixel_patch_size if config.aspect_buckets else None,
+            mix=mix,
+            listing=out / LISTING,
+        )
+        _claim(out, model=model, images=images, mix=mix or {}, config=config)
+        if not (out / LISTING).exists():
+            dataset.save_listing(out / LISTING)
+        prompts, items = _encoded(encoders, dataset, out, folder=folder)
+    if own.is_main_process:
+        announce(
+            f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
+            f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
+            f"{config.num_blocks} + {config.num_blocks} blocks of {type(pipe.transformer).__name__}"
+        )
+    pipe.vae.to(own.device)  # the training moves the transformer, once its weights are small
+
+    batches, looks = _in_order(items, dataset, prompts.__getitem__, encoders, out, config=config)
+    report = train(
+        pipe,
+        batches,
+        prompts.__getitem__,
+        out=out,
+        config=config,
+        latents=latents,
+        validate=replace(looks, on_validate=on_validate),
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe.to(device)
-    family = family_of(pipe.transformer)
-    family.require_text_encoders(pipe)
-    cache = EncodedCache.build(
+    trained = out / "model"
+    if own.is_main_process and _steps_of(trained) != report.steps:
+        # A run that goes on to more steps leaves a model of fewer behind.
+        with new_folder(trained, replace=True) as part:
+            trained_weights = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
+            merge_pipeline(folder, part, trained_weights, parts=("transformer", *encoders.family.twins))
+            write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
+    own.wait_for_everyone()
+    return TransferReport(model=trained, training=report, skipped_images=[*dataset.skipped, *batches.bad.values()])
+
+
+def _encoded(
+    encoders: Encoders, dataset: ImageFolderDataset, out: Path, *, folder: Path
+) -> tuple[EncodedCache, ImageFolderDataset | ToldImages]:
+    """Return the cached prompts of the data, and the data with what the model is told of its images, if of any.
+
+    Encoders are loaded only for what no cache holds yet, and none stays in memory.
+    """
+    family = encoders.family
+    prompts = EncodedCache.build(
         out / "text",
         [family.null_prompt, *dataset.prompts],
-        lambda prompts: family.encode(pipe, prompts),
+        encoders.encode,
         batch_size=ENCODE_BATCH,
-        # What the embeddings depend on: the weights of a text encoder, its tokenizer's files, the code that calls both.
+        # Another diffusers may encode in another way, such as to another length.
         fingerprint=fingerprint_of_folders([*folder.glob("text_encoder*"), *folder.glob("tokenizer*")])
         + diffusers_version,
     )
-    items = _told_images(pipe, dataset, out / "told", folder=folder) if family.reads_images else dataset
-
-    def validate(step: int, shown: DiffusionPipeline) -> Tensor:
-        grid_CHW = save_validation_grid(
-            shown, dataset.prompts, out / "validation" / f"step-{step:08d}.png", config=config
+    items: ImageFolderDataset | ToldImages = dataset
+    if family.reads_images:
+        image_encoders = [*folder.glob("vision_language_encoder*"), *folder.glob("processor*")]
+        items = ToldImages(
+            dataset,
+            out / "told",
+            encoders.encode_images,
+            batch_size=IMAGE_BATCH,
+            fingerprint=fingerprint_of_folders(image_encoders) + diffusers_version,
         )
-        if on_validate is not None:
-            on_validate(step, shown)
-        return grid_CHW
-
-    report = train(pipe, items, cache.__getitem__, out=out, config=config, latents=latents, validate=validate)
-    trained = out / "model"
-    if _steps_of(trained) != report.steps:
-        # A run that goes on to more steps leaves a model of fewer behind.
-        with new_folder(trained, replace=True) as part:
-            save_pipeline(pipe.to("cpu"), part, unchanged_from=folder, changed=("transformer", *family.twins))
-            write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
-    return TransferReport(model=trained, training=report, skipped_images=list(dataset.skipped))
+    encoders.close()
+    return prompts, items
 
 
-def _told_images(pipe: DiffusionPipeline, dataset: ImageFolderDataset, caches: Path, *, folder: Path) -> ToldImages:
-    """Return the training set with what a pipeline tells its transformer of each image."""
-    encoders = [*folder.glob("vision_language_encoder*"), *folder.glob("processor*")]
-    return ToldImages(
-        dataset,
-        caches,
-        partial(family_of(pipe.transformer).encode_images, pipe),
-        batch_size=IMAGE_BATCH,
-        fingerprint=fingerprint_of_folders(encoders) + diffusers_version,
+def _in_order(
+    items: ImageFolderDataset | ToldImages,
+    dataset: ImageFolderDataset,
+    encoded: EncodedPrompts,
+    encoders: Encoders,
+    out: Path,
+    *,
+    config: TrainConfig,
+) -> tuple[Batches, Looks]:
+    """Return the images that train, in the run's order, and those that are looked at."""
+    chosen = held_out(dataset.prompts, config.heldout_prompts)
+    kept = [index for index, prompt in enumerate(dataset.prompts) if prompt not in chosen]
+    heldout = [index for index, prompt in enumerate(dataset.prompts) if prompt in chosen]
+    first_of = {prompt: index for index, prompt in reversed(list(enumerate(dataset.prompts)))}
+    shown = sorted(first_of.values(), key=lambda index: (dataset.prompts[index] not in chosen, index))
+    plan = BatchPlan(
+        [dataset.sizes[index] for index in kept],
+        [dataset.weights[index] for index in kept],
+        batch_size=config.batch_size,
+        seed=config.seed,
     )
+    batches = Batches(
+        items if not chosen else Subset(items, kept),
+        plan,
+        names=[dataset.paths[index] for index in kept],
+        seed=config.seed,
+        num_workers=config.num_workers,
+        horizontal_flip=config.horizontal_flip,
+        max_bad_images=config.max_bad_images,
+    )
+    looks = Looks(
+        encoders=encoders,
+        shown=list(readable(Subset(items, shown[: config.validation_images]))),
+        heldout=Subset(items, heldout),
+        encoded=encoded,
+        folder=out / "validation",
+        config=config,
+    )
+    return batches, looks
 
 
-def _source_latents(model: Path, source: str | Path | None, *, patch_size: int) -> Latents:
+def _source_latents(model: Path, source: str | Path | None, *, patch_size: int, device: torch.device) -> Latents:
     """Return the function from images to latent tokens of the source behind a converted model."""
+    folder = source_folder(model, source)
+    parts = parts_of(read_index(folder))
+    family = family_of(parts["transformer"][1])
+    pipe = open_pipeline(folder, without=[name for name in parts if name not in ("vae", "scheduler")])
+    pipe.vae.to(device)
+
+    def latents(images_BCHW: Tensor) -> Tensor:
+        return latent_tokens(pipe, images_BCHW, family=family, patch_size=patch_size)
+
+    return latents
+
+
+def source_folder(model: Path, source: str | Path | None) -> Path:
+    """Return the pipeline folder of the source behind a converted model.
+
+    Args:
+        model: Folder of the converted pipeline.
+        source: Folder or Hub id; None takes the one that the conversion recorded.
+
+    Raises:
+        StateError: The model has been trained since it was converted.
+        ConfigError: Nothing says what its source is.
+    """
     if (model / TRAINING_RECORD).exists():
         raise StateError(
             "The objective 'source' takes the model as it was converted for its teacher",
@@ -180,16 +283,7 @@ def _source_latents(model: Path, source: str | Path | None, *, patch_size: int) 
             expected="the folder or the Hub id of the source",
             fix="Name it with --source.",
         )
-    folder = find_pipeline_folder(source)
-    parts = parts_of(read_index(folder))
-    family = family_of(parts["transformer"][1])
-    pipe = open_pipeline(folder, without=[name for name in parts if name not in ("vae", "scheduler")])
-    pipe.vae.to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def latents(images_BCHW: Tensor) -> Tensor:
-        return latent_tokens(pipe, images_BCHW, family=family, patch_size=patch_size)
-
-    return latents
+    return find_pipeline_folder(source)
 
 
 def recipe_of(model: Path) -> str:
@@ -199,28 +293,6 @@ def recipe_of(model: Path) -> str:
         return "paper"
     record = read_json(path)
     return "lift" if "lift" in record else str(record["settings"]["recipe"])
-
-
-def save_validation_grid(pipe: DiffusionPipeline, prompts: list[str], path: Path, *, config: TrainConfig) -> Tensor:
-    """Sample the first distinct prompts with fixed noise, save them as one picture and return it, (3, H, W)."""
-    chosen = list(dict.fromkeys(prompts))[: config.validation_images]
-    pipe.set_progress_bar_config(disable=True)
-    family = family_of(pipe.transformer)
-    options = family.call_options(pipe, guidance_scale=config.validation_guidance, num_prompts=len(chosen))
-    pictures = family.images(
-        pipe,
-        prompt=list(chosen),
-        height=config.image_size_px,
-        width=config.image_size_px,
-        num_inference_steps=config.validation_steps,
-        generator=[torch.Generator().manual_seed(index) for index in range(len(chosen))],
-        **options,
-        output_type="pt",
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid_CHW = image_grid(list(pictures.float().cpu() * 2 - 1), columns=4)
-    save_image(path, grid_CHW)
-    return grid_CHW
 
 
 def _steps_of(model: Path) -> int | None:
@@ -240,11 +312,22 @@ def _require_size(pipe: DiffusionPipeline, size_px: int) -> None:
         )
 
 
-def _claim(out: Path, *, model: Path, images: Path, config: TrainConfig) -> None:
+def _require_unflipped(family: Family, config: TrainConfig) -> None:
+    if family.reads_images and config.horizontal_flip:
+        raise ConfigError(
+            "This source is told of the images as they are",
+            found="horizontal_flip=true",
+            expected="horizontal_flip=false: what is told of an image is not that of its mirror image",
+            fix="Leave horizontal_flip out.",
+        )
+
+
+def _claim(out: Path, *, model: Path, images: Path, mix: Mapping[Path, float], config: TrainConfig) -> None:
     """Write ``run.yaml`` into a new run folder, or check that the folder's own is equal but for the number of steps."""
     record = RunRecord(
         model=str(model),
         images=str(images),
+        mix={str(folder): share for folder, share in mix.items()},
         latent2pixel=latent2pixel.__version__,
         torch=torch.__version__,
         train=config,
@@ -253,7 +336,7 @@ def _claim(out: Path, *, model: Path, images: Path, config: TrainConfig) -> None
     if path.exists():
         before, now = _flat(load_yaml(path)), _flat(json.loads(json.dumps(asdict(record))))
         differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed := [key for key in differing if key not in ("train.steps", "latent2pixel", "torch")]:
+        if changed := [key for key in differing if key not in MAY_CHANGE]:
             raise StateError(
                 "The run folder belongs to a run with other settings",
                 found=", ".join(f"{key} = {now.get(key)}" for key in changed),
