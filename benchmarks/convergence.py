@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convergence_report import Row, draw_figure, draw_strip, levels, levels_table, table, to_the_papers_end
+from convergence_report import Row, draw_figure, draw_strip, has_curves, levels, levels_table, table, to_the_papers_end
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.convert.config import InputMap
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
@@ -91,10 +91,12 @@ def main() -> None:
     rows = []
     for seed, folder in folders.items():
         rows += Bench(find_pipeline_folder(arguments.source), folder, seed, quick=arguments.quick).rows(arms)
-    draw_figure(rows, arguments.out / "convergence.png")
-    draw_strip(folders[seeds[0]], arguments.out / "strip.png")
+    if has_curves(rows):
+        draw_figure(rows, arguments.out / "convergence.png")
+        draw_strip(folders[seeds[0]], arguments.out / "strip.png")
     machine = {"date": date.today().isoformat(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    result = {"rows": rows, "levels": levels(rows), "to_paper": [to_the_papers_end(rows, seed) for seed in seeds]}
+    ratios = [to_the_papers_end(rows, seed) for seed in seeds] if has_curves(rows) else []
+    result = {"rows": rows, "levels": levels(rows), "to_paper": ratios}
     if arguments.json:
         print(json.dumps(result | machine))
         return

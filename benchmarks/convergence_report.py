@@ -19,7 +19,7 @@ def levels(rows: list[Row]) -> list[Row]:
     found = []
     sources = {row["seed"]: row["score"] for row in rows if row["recipe"] == "source"}
     for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        if recipe == "source" or "without" in recipe:
+        if recipe in ("source", "lift, closed form") or "without" in recipe:
             continue
         # What goes on from the warm-up has its points too.
         members = ("lift", recipe) if recipe.startswith("lift and") else (recipe,)
@@ -43,7 +43,7 @@ def to_the_papers_end(rows: list[Row], seed: int) -> Row:
         ("score", lambda row: row["score"] >= paper["score"]),
         ("error", lambda row: row["error"] <= paper["error"]),
     ):
-        reached = [row for row in mine if row["recipe"].startswith("lift") and "without" not in row["recipe"]]
+        reached = [row for row in mine if row["recipe"] == "lift" or row["recipe"].startswith("lift and")]
         first = min((row for row in reached if is_reached(row)), key=lambda row: row["step"], default=None)
         result[f"paper_{key}"] = paper[key]
         if first is not None:
@@ -84,6 +84,11 @@ def spread(values: list[float]) -> str:
         return "-"
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
+
+
+def has_curves(rows: list[Row]) -> bool:
+    """Tell whether there is enough for the figure and the comparison with the paper's recipe."""
+    return {"source", "lift", "paper"} <= {row["recipe"] for row in rows}
 
 
 def draw_figure(rows: list[Row], path: Path) -> None:
