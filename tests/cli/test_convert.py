@@ -56,6 +56,8 @@ def test_dry_run_writes_nothing(source_folder, tmp_path):
         (["--warm-up-steps", "5"], ConfigError),
         (["--recipe", "lift", "--warm-up-steps", "-1"], ConfigError),
         (["--input-map", "ridge"], ConfigError),
+        (["--noise-scale", "0"], ConfigError),
+        (["--recipe", "lift", "--dry-run", "--noise-scale", "2"], ConfigError),
         (["--recipe", "lift", "--dry-run", "--input-map", "rigde"], ConfigError),
         (["--num-blocks", "99"], ConfigError),
         (["--num-blocks", "-1"], ConfigError),

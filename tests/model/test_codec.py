@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.tiny import noise
 
-from latent2pixel.errors import GeometryError
+from latent2pixel.errors import ConfigError, GeometryError
 from latent2pixel.model.codec import PixelVAE
 
 
@@ -62,3 +62,18 @@ def test_one_frame_of_a_video_is_an_image():
     folded = codec.encode(image_BCHW.unsqueeze(2)).latent_dist.mode()
     assert torch.equal(folded.squeeze(2), codec.encode(image_BCHW).latent_dist.mode())
     assert torch.equal(codec.decode(folded).sample.squeeze(2), image_BCHW)
+
+
+def test_noise_scale_divides_pixels_and_gives_them_back(tmp_path):
+    codec, image_BCHW = PixelVAE(4, noise_scale=2.0), noise(2, 3, 16, 24)
+    folded_BZHW = codec.encode(image_BCHW).latent_dist.mode()
+    assert torch.equal(folded_BZHW, PixelVAE(4).encode(image_BCHW / 2).latent_dist.mode())
+    assert torch.equal(codec.decode(folded_BZHW).sample, image_BCHW)
+    codec.save_pretrained(tmp_path)
+    assert PixelVAE.from_pretrained(tmp_path).config["noise_scale"] == 2.0
+
+
+@pytest.mark.parametrize("noise_scale", [0.0, -1.0, float("inf")])
+def test_noise_scale_out_of_range_is_refused(noise_scale):
+    with pytest.raises(ConfigError, match="noise scale"):
+        PixelVAE(4, noise_scale=noise_scale)

@@ -7,7 +7,9 @@ from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of, load_family
 from latent2pixel.flow import add_noise, velocity
 from latent2pixel.model.predict import predict_velocity
+from latent2pixel.seeds import step_generator
 from latent2pixel.train import TrainConfig
+from latent2pixel.train.batch_loss import BatchLoss
 from latent2pixel.train.for_model import sigma_sampler
 from latent2pixel.train.step import Draw, transfer_loss
 from latent2pixel.train.weighting import Weighting, min_snr_weight
@@ -77,3 +79,31 @@ def test_settings_out_of_range_are_refused(settings):
 def test_weights_of_noise_levels_are_refused_for_latents():
     with pytest.raises(ConfigError, match="objective 'images'"):
         TrainConfig(objective="source", min_snr_gamma=5.0)
+
+
+def test_a_noise_scale_weakens_the_image_in_training_and_sampling(tmp_path):
+    """A head that returns no velocity leaves the noise, which the codec makes twice as strong; and so is the loss."""
+    pipe = build_pixel_pipeline(tiny_pipeline("z_image"), head=HEAD, noise_scale=2.0)
+    pipe.set_progress_bar_config(disable=True)
+    for parameter in pipe.transformer.head.out_conv.parameters():
+        torch.nn.init.zeros_(parameter)
+    family, device = family_of(pipe.transformer), torch.device("cpu")
+    folded_BZHW = noise(1, 3 * 64, 8, 12)
+    picture = pipe(
+        prompt=PROMPTS[:1], **size_px("z_image"), num_inference_steps=2, guidance_scale=0.0, latents=folded_BZHW,
+        output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(pipe.vae.decode(picture).sample, 2 * torch.nn.functional.pixel_shuffle(folded_BZHW, 8))
+    encoded = dict(zip(PROMPTS, family.encode(pipe, PROMPTS), strict=True))
+    config = TrainConfig(caption_dropout=0.0, precision="no")
+    image_CHW = torch.full((3, 32, 32), 0.8)
+    losses = []
+    for scale in (1.0, 2.0):
+        loss = BatchLoss(
+            family=family, config=config, encoded=encoded.__getitem__, device=device, noise_scale=scale,
+            sample_sigmas=sigma_sampler(family, pipe.scheduler, config),
+        )  # fmt: skip
+        items = [{"image": image_CHW, "prompt": PROMPTS[0], "seed": 0}]
+        losses.append(loss(pipe.transformer, items, step=0, places=range(1)).item())
+    noise_CHW = torch.randn(3, 32, 32, generator=step_generator(0, 0, 0, 1))
+    assert losses == pytest.approx([(noise_CHW - 0.8).square().mean().item(), (noise_CHW - 0.4).square().mean().item()])

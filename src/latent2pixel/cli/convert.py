@@ -58,6 +58,9 @@ def convert(
     ] = None,
     input_map: InputMapOption = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
+    noise_scale: Annotated[
+        float, typer.Option(help="How many times stronger the noise is beside the image; not with lift.")
+    ] = 1.0,
     from_released: ReleasedOption = None,
     merge: MergeOption = None,
     base: Annotated[
@@ -100,6 +103,7 @@ def convert(
         initialisation=published.initialisation,
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
+        noise_scale=noise_scale,
         seed=seed,
     )
     # Also before images are made, which can take an hour.
@@ -117,6 +121,7 @@ def convert(
         fit_images=_fit_images(source, images, prompts, image_size=image_size, seed=seed) if is_lifted else None,
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
+        noise_scale=noise_scale,
         seed=seed,
         torch_dtype=parse_dtype(dtype),
     )

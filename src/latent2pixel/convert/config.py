@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from latent2pixel.errors import ConfigError
+from latent2pixel.model.codec import require_noise_scale
 from latent2pixel.model.freezing import PRESETS
 from latent2pixel.model.head import FEATURE_NORMS, head_channels
 
@@ -36,11 +37,21 @@ class ConversionConfig:
     """Lift: filter what the linear decode leaves; for a head that stays untrained."""
     warm_up_steps: int = 1000
     """Lift: steps in which stem and head learn to encode and decode, without the trunk."""
+    noise_scale: float = 1.0
+    """How many times stronger the noise is beside the image, see ``PixelVAE``; not with the lift, whose scale it is."""
     seed: int = 0
     """Seed of the new parts' random weights and of the warm-up."""
 
     def __post_init__(self) -> None:
         head_channels(self.head)
+        require_noise_scale(self.noise_scale)
+        if self.noise_scale != 1 and self.initialisation == "lift":
+            raise ConfigError(
+                "A lifted model has the noise scale that its fit finds",
+                found=f"noise_scale={self.noise_scale}",
+                expected="noise_scale=1 with the recipe lift",
+                fix="Leave --noise-scale out, or choose the recipe paper or released.",
+            )
         if self.warm_up_steps < 0:
             raise ConfigError(
                 "A conversion setting is out of range",

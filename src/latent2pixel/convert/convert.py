@@ -65,6 +65,7 @@ def build_pixel_pipeline(
     head_feature_norm: str = "none",
     lift: LiftFit | None = None,
     lift_wiener: bool = False,
+    noise_scale: float = 1.0,
     seed: int = 0,
 ) -> Any:
     """Turn a loaded source pipeline into a pixel pipeline of the same stock class; kept weights are shared, not copied.
@@ -76,6 +77,7 @@ def build_pixel_pipeline(
         head_feature_norm: ``"none"`` (published) or ``"layer_norm"``.
         lift: Start from this fit (``fit_lift``) instead of a random projection; the noise shift follows from it.
         lift_wiener: Whether the lift filters the decode's residual.
+        noise_scale: See ``PixelVAE``; 1 with a lift.
         seed: Seed of the new parts' random weights.
 
     Returns:
@@ -104,7 +106,7 @@ def build_pixel_pipeline(
     plan_conversion(shapes_of(transformer), shapes_of(empty), family=family)
     generator = torch.Generator().manual_seed(seed)
     pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
-    codec = PixelVAE(pixel.factor).to(transformer.device)
+    codec = PixelVAE(pixel.factor, noise_scale=noise_scale).to(transformer.device)
     replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
     if lift is not None:
         token_factor = (family.token_px(pipe) / patch_size) ** 2
@@ -140,6 +142,7 @@ def convert(
     input_map: InputMap = "procrustes",
     wiener: bool = False,
     warm_up_steps: int = ConversionConfig.warm_up_steps,
+    noise_scale: float = 1.0,
     seed: int = 0,
     torch_dtype: torch.dtype | None = None,
 ) -> ConversionReport:
@@ -159,6 +162,7 @@ def convert(
         input_map: With ``fit_images``: how the map from pixels to latents is found (``LiftStatistics.fit``).
         wiener: With ``fit_images``: filter what the linear decode leaves; for a head that stays untrained.
         warm_up_steps: With ``fit_images``: steps in which stem and head learn without the trunk.
+        noise_scale: How many times stronger the noise is beside the image, see ``PixelVAE``; 1 with ``fit_images``.
         seed: Seed of the new parts' random weights.
         torch_dtype: Dtype of all parts; None keeps the source's.
 
@@ -180,6 +184,7 @@ def convert(
         input_map=input_map,
         wiener=wiener,
         warm_up_steps=warm_up_steps,
+        noise_scale=noise_scale,
         seed=seed,
     )
     plan, empty = plan_folder(folder, config)
@@ -231,6 +236,7 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         head_feature_norm=config.head_feature_norm,
         lift=lift,
         lift_wiener=config.wiener,
+        noise_scale=config.noise_scale,
         seed=config.seed,
     )
     if fit_images:
@@ -311,6 +317,8 @@ def _settings(
         "seed": config.seed,
         "torch_dtype": str(dtype) if dtype is not None else None,
     }
+    if config.noise_scale != 1:
+        settings["noise_scale"] = config.noise_scale
     if fit_images:
         settings |= {
             "fit_images": fit_images.name,

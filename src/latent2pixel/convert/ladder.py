@@ -106,7 +106,7 @@ def double_patch(pipe: Any) -> Any:
     # The scheduler first: it is what a user may have replaced, and it takes no time to refuse.
     scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=1 / GROWTH**2)
     doubled = _doubled_transformer(model)
-    codec = PixelVAE(doubled.factor).to(pipe.vae.device)
+    codec = PixelVAE(doubled.factor, noise_scale=pipe.vae.config["noise_scale"]).to(pipe.vae.device)
     return with_parts(pipe, {"vae": codec, "transformer": doubled, "scheduler": scheduler})
 
 

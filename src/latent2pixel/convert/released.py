@@ -123,6 +123,13 @@ def export_released(model: str | Path, file: str | Path) -> Path:
             expected="a model of recipe paper or released",
             fix="Share the pipeline folder itself; plain diffusers loads it.",
         )
+    if read_json(folder / "vae" / "config.json").get("noise_scale", 1.0) != 1:
+        raise SourceError(
+            "The published layout says nothing of a noise scale",
+            found="a model that was converted with --noise-scale",
+            expected="noise scale 1",
+            fix="Share the pipeline folder itself; plain diffusers loads it.",
+        )
     state: dict[str, Tensor] = {}
     for part in sorted((folder / "transformer").glob("*.safetensors")):
         state |= load_file(part)

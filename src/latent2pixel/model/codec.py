@@ -3,6 +3,7 @@
 Shape letters: B batch, C channels, H height, W width, Z channels after space-to-depth.
 """
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from torch.nn import functional
 
-from latent2pixel.errors import GeometryError
+from latent2pixel.errors import ConfigError, GeometryError
 
 BATCH_NORM_EPS = 1e-5
 """With a variance of 1 less than this, ``sqrt(variance + eps)`` is 1 to the last bit in float32."""
@@ -30,14 +31,17 @@ class PixelVAE(ModelMixin, ConfigMixin):
     Args:
         factor: Pixels per latent cell and axis, a power of two: the pixel patch divided by the trunk's own patch.
         in_channels: Image channels.
+        noise_scale: How many times stronger the noise is beside the image: pixels are divided by it. Larger images hide
+            less under the same noise (Li & He 2025, arXiv 2511.13720, section 4.4). 1: as published.
     """
 
     __module__ = "latent2pixel"  # recorded in model_index.json: the public name, not this file
 
     @register_to_config
-    def __init__(self, factor: int = 8, in_channels: int = 3) -> None:
+    def __init__(self, factor: int = 8, in_channels: int = 3, noise_scale: float = 1.0) -> None:
         super().__init__()
         del in_channels  # register_to_config has kept it
+        require_noise_scale(noise_scale)
         if factor < 1 or factor & (factor - 1):
             raise GeometryError(
                 "The pixel codec folds by powers of two only",
@@ -110,9 +114,11 @@ class PixelVAE(ModelMixin, ConfigMixin):
             return_dict: As in diffusers.
 
         Returns:
-            A distribution without spread on the folded image (B, C * factor**2, H / factor, W / factor).
+            A distribution without spread on the folded image over ``noise_scale``, (B, C * factor**2, H / factor,
+            W / factor).
         """
-        distribution = PointMass(_per_frame(functional.pixel_unshuffle, image_BCHW, self.config["factor"]))
+        folded_BZHW = _per_frame(functional.pixel_unshuffle, image_BCHW, self.config["factor"])
+        distribution = PointMass(folded_BZHW / self.config["noise_scale"])
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     def enable_tiling(self, *_args: Any, **_settings: Any) -> None:
@@ -132,11 +138,28 @@ class PixelVAE(ModelMixin, ConfigMixin):
             generator: Accepted because pipelines pass it; unused.
 
         Returns:
-            The image (B, C, H, W), same values.
+            The image (B, C, H, W) in [-1, 1].
         """
         del generator
-        image_BCHW = _per_frame(functional.pixel_shuffle, folded_BZHW, self.config["factor"])
+        image_BCHW = (
+            _per_frame(functional.pixel_shuffle, folded_BZHW, self.config["factor"]) * self.config["noise_scale"]
+        )
         return DecoderOutput(sample=image_BCHW) if return_dict else (image_BCHW,)
+
+
+def require_noise_scale(noise_scale: float) -> None:
+    """Check a noise scale.
+
+    Raises:
+        ConfigError: It is not above 0.
+    """
+    if not 0 < noise_scale < math.inf:
+        raise ConfigError(
+            "The noise scale is out of range",
+            found=noise_scale,
+            expected="a number above 0; 1 as published",
+            fix="Correct --noise-scale.",
+        )
 
 
 def _per_frame(reorder: Callable[[Tensor, int], Tensor], map_BCHW: Tensor, factor: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latent2pixel.errors import ConfigError
 from latent2pixel.families.base import Family
 from latent2pixel.model.predict import unwrapped
 from latent2pixel.train.config import TrainConfig
@@ -36,11 +37,22 @@ class BatchLoss:
     teacher: Teacher | None = None
     """Of the objective "source"."""
     perceptual: Perceptual | None = None
+    noise_scale: float = 1.0
+    """Of the pipeline's codec: the model sees pixels over it."""
+
+    def __post_init__(self) -> None:
+        if self.perceptual is not None and self.noise_scale != 1:
+            raise ConfigError(
+                "Perceptual distances know images in [-1, 1]",
+                found=f"a model with noise scale {self.noise_scale:g}",
+                expected="noise scale 1, or perceptual=none",
+                fix="Leave the perceptual settings out, or convert without --noise-scale.",
+            )
 
     def __call__(self, model: nn.Module, items: Sequence[Mapping[str, Any]], *, step: int, places: range) -> Tensor:
         """Return the loss of some images at their places of a step's batch, a float32 scalar."""
         config = self.config
-        images_BCHW = torch.stack([item["image"] for item in items]).to(self.device)
+        images_BCHW = torch.stack([item["image"] for item in items]).to(self.device) / self.noise_scale
         rows, columns = grid = unwrapped(model).grid_of(images_BCHW)
         drawn = draw(
             tuple(images_BCHW.shape[1:]),  # type: ignore[arg-type]

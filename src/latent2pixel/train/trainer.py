@@ -149,6 +149,7 @@ class _Run:
             device=device,
             teacher=prepared.teacher,
             perceptual=perceptual_of(config, device),
+            noise_scale=pipe.vae.config["noise_scale"],
         )
         self.average = average_of(self.trainable.values(), config)
         self.step, self.seconds = 0, 0.0

@@ -73,7 +73,7 @@ class Looks:
 
     def __call__(self, step: int, pipe: DiffusionPipeline) -> Validation:
         """Draw, measure and save."""
-        errors = self.errors(pipe.transformer) if self.heldout else {}
+        errors = self.errors(pipe.transformer, noise_scale=pipe.vae.config["noise_scale"]) if self.heldout else {}
         with self.encoders.lent_to(pipe):
             pictures_BCHW = self.pictures(pipe)
             metrics = dict(self.on_validate(step, pipe)) if self.on_validate else {}
@@ -105,12 +105,12 @@ class Looks:
         )
         return pictures.float().cpu() * 2 - 1
 
-    def errors(self, model: Any) -> dict[float, float]:
-        """Return the mean error on the held-out images at each noise level."""
+    def errors(self, model: Any, *, noise_scale: float) -> dict[float, float]:
+        """Return the mean error on the held-out images at each noise level; the scale is that of the codec."""
         family, count = family_of(model), 0
         sums: dict[float, float] = {}
         for item in readable(self.heldout):  # one by one: their sizes may differ
-            images_BCHW = item["image"][None].to(model.device)
+            images_BCHW = item["image"][None].to(model.device) / noise_scale
             told = self.encoded(item["prompt"]) | dict(item.get("told", {}))
             conditioning = family.collate(model, [told], model.grid_of(images_BCHW))
             for sigma, error in errors_by_sigma(model, images_BCHW, conditioning).items():
