@@ -1,5 +1,6 @@
-"""Runs a tiny training in its own process: ``python run_tiny.py OUT STEPS``, so that tests can kill it."""
+"""Runs a tiny training in its own process, so that tests can kill it: ``run_tiny.py OUT STEPS [KEY=VALUE ...]``."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import torch
 from tests.tiny import HEAD, PROMPTS, tiny_lift, tiny_pipeline
 
 from latent2pixel.cli.app import EXIT_TERMINATED
+from latent2pixel.config import apply_overrides
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
 from latent2pixel.errors import Interrupted
 from latent2pixel.families import family_of
 from latent2pixel.train import TrainConfig, TrainReport, train
-from latent2pixel.train.validation import Validate
+from latent2pixel.train.validation import Validate, Validation
 
 SETTINGS = {
     "batch_size": 2,
@@ -76,9 +78,21 @@ def run(
     )
 
 
+def sample_once(out: Path) -> Validate:
+    """Return a validation that samples a picture and leaves a file for each process that has done so."""
+
+    def sample(_step: int, pipe: object) -> Validation:
+        pipe(prompt=PROMPTS[:1], height=32, width=32, num_inference_steps=1, guidance_scale=0.0, output_type="pt")
+        (out / f"seen-{os.environ.get('RANK', '0')}").touch()
+        return Validation()
+
+    return sample
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    settings = apply_overrides({}, sys.argv[3:])
     try:
-        run(Path(sys.argv[1]), int(sys.argv[2]))
+        run(Path(sys.argv[1]), int(sys.argv[2]), validate=sample_once(Path(sys.argv[1])), **settings)
     except Interrupted:
         sys.exit(EXIT_TERMINATED)

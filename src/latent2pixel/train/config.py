@@ -92,6 +92,8 @@ class TrainConfig:
     """AdamW with states in float32, as published, or in 8 bits."""
     block_offload: bool = False
     """Keep frozen blocks in the host's memory while they do not run; slower, never run on a GPU."""
+    shard_frozen: bool = False
+    """Keep one share of the frozen blocks on each process (FSDP2), for trunks that do not fit one card; slower."""
     compile: bool = False
     """Compile each block and the head (torch.compile): the first step takes minutes, the others are faster."""
     aspect_buckets: bool = False
@@ -186,6 +188,14 @@ class TrainConfig:
                 found="block_offload = true, compile = true",
                 expected="one of them",
                 fix="Leave one of them out.",
+            )
+        if self.shard_frozen and (self.block_offload or self.compile or self.frozen_weights != "stored"):
+            raise ConfigError(
+                "Blocks in shards are as they are stored, on the device, and not compiled",
+                found=f"shard_frozen = true, frozen_weights = {self.frozen_weights}, "
+                f"block_offload = {self.block_offload}, compile = {self.compile}",
+                expected="shard_frozen alone: torch cannot shard quantised weights",
+                fix="Leave shard_frozen out, with int8 every process holds the whole trunk; or leave out the others.",
             )
         if self.min_snr_gamma is not None and self.objective == "source":
             raise ConfigError(

@@ -11,6 +11,7 @@ from latent2pixel.model import freezing
 from latent2pixel.train.block_offload import offload_frozen_blocks
 from latent2pixel.train.config import TrainConfig
 from latent2pixel.train.for_model import compile_parts, is_checkpointed, rate_factor_of, trained_names
+from latent2pixel.train.frozen_shards import shard_frozen_blocks
 from latent2pixel.train.frozen_weights import shrink_frozen
 from latent2pixel.train.step import Latents, Teacher
 
@@ -60,8 +61,12 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
         if latents is None:
             raise TypeError("the objective 'source' needs the function latents")
         teacher = Teacher(model=freezing.frozen_copy(model), latents=latents)
-        if not config.block_offload:
-            teacher.model.to(device)
+    if config.shard_frozen:
+        # Behind the teacher's making: the two no longer share weights, each process holds a share of both.
+        for each in (model, *([] if teacher is None else [teacher.model])):
+            shard_frozen_blocks(each, device)
+    if teacher is not None and not config.block_offload:
+        teacher.model.to(device)
     cast_training_params(model)
     if config.compile:
         compile_parts(model)

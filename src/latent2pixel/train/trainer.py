@@ -83,7 +83,8 @@ def train(
         out: Run folder: checkpoints, ``losses.jsonl``, tensorboard logs.
         config: The run's settings.
         latents: Needed by the objective "source" only.
-        validate: Called by the first process every ``validate_every`` steps and at the end.
+        validate: Called by the first process every ``validate_every`` steps and at the end; by all of them where frozen
+            blocks are in shards.
 
     Raises:
         DataError: More images are damaged than the run allows.
@@ -216,7 +217,9 @@ class _Run:
                 self.accelerator.wait_for_everyone()
                 raise self._interrupted()
             due = config.validate_every and self.step % config.validate_every == 0
-            if validate is not None and (due or last) and self.accelerator.is_main_process:
+            # Blocks in shards run on all processes or on none.
+            looks = self.accelerator.is_main_process or config.shard_frozen
+            if validate is not None and (due or last) and looks:
                 self._validate(validate)
                 started = time.monotonic() - self.seconds
         bar.close()
@@ -312,14 +315,15 @@ class _Run:
         # Trainable weights are float32: beside a bfloat16 trunk only autocast brings the two together.
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
             seen = validate(self.step, self.pipe) or Validation()
-        if seen.picture_CHW is not None:
+        is_first = self.accelerator.is_main_process
+        if seen.picture_CHW is not None and is_first:
             log_picture(self.accelerator, "validation", seen.picture_CHW, step=self.step)
         if seen.metrics:
             self.accelerator.log(dict(seen.metrics), step=self.step)
         if self.average is not None:
             self.average.restore(self.trainable.values())
         self.model.train()
-        if seen.error is not None and seen.error < best_error(self.checkpoints):
+        if is_first and seen.error is not None and seen.error < best_error(self.checkpoints):
             self._save()
             mark_best(self.checkpoints, step=self.step, error=seen.error)
 
