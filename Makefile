@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share the tests, with one thread each.
+JOBS ?= 2
 # Without an NVIDIA GPU the constraints choose CPU wheels; with one, the CUDA build comes on its own.
 CONSTRAINT := $(if $(shell command -v nvidia-smi 2>/dev/null),,PIP_CONSTRAINT=$(CURDIR)/constraints/cpu.txt)
 
@@ -13,7 +15,7 @@ demo: $(STAMP)
 	$(BIN)/l2p demo --out l2p-demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests benchmarks
