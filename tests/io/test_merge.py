@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from latent2pixel.errors import CheckpointError, OutputFolderError
-from latent2pixel.io.merge import merge_pipeline
+from latent2pixel.io.merge import LowRank, merge_pipeline
 from latent2pixel.io.new_folder import new_folder
 
 SHARDS = [
@@ -52,6 +52,16 @@ def test_trained_weights_take_the_place_and_the_dtype_of_stored_ones(tmp_path):
         assert torch.equal(second["c"], SHARDS[1]["c"])
 
 
+def test_low_rank_change_is_added_in_float32_before_it_takes_the_stored_dtype(tmp_path):
+    # -5 * (1 + 2**-9) is no bfloat16: rounded on its own first, it would make another sum with 3.
+    up_OR, down_RI = torch.tensor([[1.0], [-2.0]]), torch.tensor([[1 + 2**-9, 0.0, -1.0]])
+    out = merged(tmp_path, {"a": LowRank(up_OR=up_OR.double(), down_RI=down_RI, scale=2.5)})
+    expected = torch.tensor([[2.5 + 2.5 * 2**-9, 1.0, -0.5], [-2.0 - 5 * 2**-9, 4.0, 10.0]])
+    for part in ("transformer", "twin"):
+        found = load_file(out / part / "model-0.safetensors")["a"]
+        assert torch.equal(found, expected.to(torch.bfloat16))
+
+
 def test_nothing_else_changes_a_byte(tmp_path):
     out = merged(tmp_path, {"c": torch.full((3,), 2.0)}, parts=("transformer",))
     expected = {path.relative_to(tmp_path / "base"): path for path in (tmp_path / "base").rglob("*") if path.is_file()}
@@ -66,6 +76,7 @@ def test_nothing_else_changes_a_byte(tmp_path):
     [
         ("b.lora_A.weight", torch.zeros(2, 2), "1 names that it has not"),
         ("b", torch.zeros(4), "1 of another shape"),
+        ("b", LowRank(up_OR=torch.zeros(2, 1), down_RI=torch.zeros(1, 3), scale=1.0), "1 of another shape"),
         ("steps", torch.tensor(1.0), "1 stored as no float"),
     ],
 )

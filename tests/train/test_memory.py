@@ -14,9 +14,10 @@ from latent2pixel.families import family_of, load_pixel_class
 from latent2pixel.model import freezing
 from latent2pixel.train.config import TrainConfig
 from latent2pixel.train.fake_step import CudaAutocast
-from latent2pixel.train.for_model import trained_names
+from latent2pixel.train.for_model import trained_names, trained_share
 from latent2pixel.train.frozen_weights import shrink_frozen, stored_bytes
 from latent2pixel.train.live_bytes import KnownPlaces, LiveBytes, fake_tensor
+from latent2pixel.train.lora import add_lora, lora_layers
 from latent2pixel.train.memory import RESERVED_BYTES, STATE_8BIT, MeasuredTraining, MemoryEstimate, measure_training
 from latent2pixel.train.step import Draw, Teacher, distillation_loss, transfer_loss
 
@@ -56,21 +57,32 @@ def latents(name: str, images_BCHW: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(images_BCHW, 16)[:, :1].expand(-1, channels, -1, -1)
 
 
-def measured_bytes(name: str, config: TrainConfig, *, frozen_weights: str = "stored") -> int:
-    """Return the most bytes that a real second step holds, by the allocator's own record."""
+def prepared(name: str, config: TrainConfig, frozen_weights: str) -> tuple[Any, Teacher | None]:
+    """Return a model with weights as a run begins with it, and its teacher, if it has one."""
     model = empty_model(name, lifted=config.objective == "source").to_empty(device="cpu")
     with torch.random.fork_rng(devices=[]):
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
     model.to(torch.bfloat16)
-    freezing.freeze_all_but(model, trained_names(model, config))
+    names = trained_names(model, config)
+    freezing.freeze_all_but(model, names)
+    layers = list(lora_layers(model)) if config.lora_rank else []
     shrink_frozen(model, frozen_weights)
     teacher = None
     if config.objective == "source":
         teacher = Teacher(model=freezing.frozen_copy(model), latents=partial(latents, name))
+    if layers:
+        added = add_lora(model, layers, rank=config.lora_rank, alpha=config.lora_alpha, seed=0)
+        freezing.freeze_all_but(model, [*names, *added])
     cast_training_params(model)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
+    return model, teacher
+
+
+def measured_bytes(name: str, config: TrainConfig, *, frozen_weights: str = "stored") -> int:
+    """Return the most bytes that a real second step holds, by the allocator's own record."""
+    model, teacher = prepared(name, config, frozen_weights)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
     average = EMAModel(trained, decay=config.ema_decay) if config.ema_decay else None
@@ -159,6 +171,20 @@ def test_estimate_of_small_frozen_weights_is_within_15_percent_of_a_real_step():
     found = estimated("z_image", config, frozen_weights="int8").at(BATCH)
     assert found.peak == pytest.approx(measured_bytes("z_image", config, frozen_weights="int8"), rel=0.15)
     assert found.frozen_weights < 0.7 * estimated("z_image", config).at(BATCH).frozen_weights
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "source", "gradient_checkpointing": True}])
+@pytest.mark.parametrize("kind", ["stored", "int8"])
+def test_estimate_of_a_lora_is_within_15_percent_of_a_real_step(kind, settings):
+    pytest.importorskip("peft")
+    if kind != "stored":
+        pytest.importorskip("torchao")
+    config = config_of({"lora_rank": 16, **settings})
+    found = estimated("z_image", config, frozen_weights=kind).at(BATCH)
+    real = measured_bytes("z_image", config, frozen_weights=kind)
+    assert found.peak == pytest.approx(real, rel=0.15), (found, real)
+    share = trained_share(empty_model("z_image", lifted=config.objective == "source"), config)
+    assert found.trained_weights == 4 * share.num_trainable
 
 
 @pytest.mark.parametrize(("kind", "library"), [("int8", "torchao"), ("float8", "torchao"), ("nf4", "bitsandbytes")])

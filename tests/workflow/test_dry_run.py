@@ -73,6 +73,18 @@ def test_command_counts_teacher_and_vae_of_the_objective_source(tmp_path, images
     assert not (tmp_path / "out").exists()
 
 
+def test_command_counts_a_lora(tmp_path, images):
+    pytest.importorskip("peft")
+    pixel = save_pixel_pipeline("z_image", tmp_path / "pixel")
+    arguments = (pixel, images, tmp_path / "out", "--json", "--card-gb", "24", "--set", "num_blocks=2")
+    full, low = (
+        json.loads(run(*arguments, "--set", f"lora_rank={rank}").stdout)["memory"]["activations"]["stored"]["parts"]
+        for rank in (0, 2)
+    )
+    assert 0 < low["trained_weights"] < full["trained_weights"]
+    assert low["frozen_weights"] > full["frozen_weights"]
+
+
 def test_command_prints_settings_and_a_table(tmp_path, images):
     pixel = save_pixel_pipeline("z_image", tmp_path / "pixel")
     shown = run(pixel, images, tmp_path / "out", "--card-gb", "24").stdout

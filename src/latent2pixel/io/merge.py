@@ -1,7 +1,11 @@
-"""Trained weights in a copy of their pipeline folder, file by file: no model is built, nothing else changes a bit."""
+"""Trained weights in a copy of their pipeline folder, file by file: no model is built, nothing else changes a bit.
+
+Shape letters: O outputs and I inputs of a linear layer, R the rank of a change.
+"""
 
 import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +16,31 @@ from latent2pixel.io.pipeline_folder import FLOAT_DTYPES, INDEX_NAME, parts_of, 
 from latent2pixel.io.safetensors_file import read_entries
 
 
-def merge_pipeline(base: Path, folder: Path, trained: Mapping[str, Tensor], *, parts: Collection[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """What a LoRA adds to the weight of a linear layer, ``scale * up @ down``."""
+
+    down_RI: Tensor
+    """First matrix, any float dtype."""
+    up_OR: Tensor
+    """Second matrix."""
+    scale: float
+    """Factor of their product."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight, (O, I)."""
+        return self.up_OR.shape[0], self.down_RI.shape[1]
+
+    def added_to(self, weight_OI: Tensor) -> Tensor:
+        """Return the changed weight, float32, on the CPU."""
+        up_OR, down_RI = (each.detach().to("cpu", torch.float32) for each in (self.up_OR, self.down_RI))
+        return weight_OI.float() + self.scale * (up_OR @ down_RI)
+
+
+def merge_pipeline(
+    base: Path, folder: Path, trained: Mapping[str, Tensor | LowRank], *, parts: Collection[str]
+) -> None:
     """Copy a pipeline with other values for some of its weights.
 
     Shards, dtypes and everything else stay as they are in the base; a trained weight takes the dtype in which the base
@@ -21,7 +49,7 @@ def merge_pipeline(base: Path, folder: Path, trained: Mapping[str, Tensor], *, p
     Args:
         base: Pipeline folder.
         folder: Folder to write into, which is there.
-        trained: New values by name, in any float dtype, on any device.
+        trained: New values by name, in any float dtype, on any device; or what is added to the base's.
         parts: Parts of the pipeline that take them, each all of them.
 
     Raises:
@@ -47,18 +75,24 @@ def _copy_folder(source: Path, target: Path) -> None:
             shutil.copyfile(path, place)
 
 
-def _overwrite(path: Path, trained: Mapping[str, Tensor]) -> None:
+def _overwrite(path: Path, trained: Mapping[str, Tensor | LowRank]) -> None:
     """Write trained tensors over the bytes of their names; dtype and shape are the same, so the header stays."""
     entries, start = read_entries(path)
     with path.open("r+b") as file:
         for name in sorted(trained.keys() & entries.keys()):
             dtype = getattr(torch, FLOAT_DTYPES[entries[name]["dtype"]])
-            value = trained[name].detach().to("cpu", dtype).contiguous()
-            file.seek(start + entries[name]["data_offsets"][0])
+            first, end = entries[name]["data_offsets"]
+            file.seek(start + first)
+            change = trained[name]
+            if isinstance(change, LowRank):
+                stored = torch.frombuffer(bytearray(file.read(end - first)), dtype=dtype).view(entries[name]["shape"])
+                change = change.added_to(stored)
+                file.seek(start + first)
+            value = change.detach().to("cpu", dtype).contiguous()
             file.write(value.flatten().view(torch.uint8).numpy().data)
 
 
-def _require_places(part: Path, trained: Mapping[str, Tensor]) -> None:
+def _require_places(part: Path, trained: Mapping[str, Tensor | LowRank]) -> None:
     stored = read_weights(part)
     missing = sorted(trained.keys() - stored.keys())
     reshaped = [name for name in sorted(trained.keys() & stored.keys()) if stored[name].shape != trained[name].shape]

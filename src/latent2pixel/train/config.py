@@ -55,7 +55,12 @@ class TrainConfig:
     freezing: Literal["paper", "released", "output"] = "paper"
     """Which parameters train, see ``model/freezing.py``."""
     num_blocks: int = 5
-    """Blocks that train at each end of the trunk."""
+    """Blocks that train at each end of the trunk; not read with a LoRA."""
+    lora_rank: int = 0
+    """Rank of a LoRA on every linear layer of all blocks, which then do not train themselves; what else the preset
+    trains, trains as before. 0: none. Its rate is that of the new parts. Not of the paper."""
+    lora_alpha: float | None = None
+    """The LoRA's product counts alpha over rank times; none takes the rank, so that it counts once."""
     shift: float | None = None
     """Noise shift of the drawn noise levels; none means the shift of the model's own scheduler."""
     sigma_law: Literal["source", "logit_normal"] = "source"
@@ -156,6 +161,7 @@ class TrainConfig:
             "trunk_rate_factor",
             "min_snr_gamma",
             "logit_std",
+            "lora_alpha",
         )
         for key in positive:
             if getattr(self, key) is not None and getattr(self, key) <= 0:
@@ -167,6 +173,7 @@ class TrainConfig:
             "heldout_prompts",
             "num_workers",
             "max_bad_images",
+            "lora_rank",
         ):
             if getattr(self, key) < 0:
                 raise _out_of_range(key, getattr(self, key), "0 or more")
@@ -179,6 +186,7 @@ class TrainConfig:
             total = self.warmup_steps + self.cooldown_steps
             raise _out_of_range("warmup_steps + cooldown_steps", total, f"at most steps = {self.steps}")
         self._check_pairs()
+        self._check_lora()
         self._check_perceptual()
 
     def _check_pairs(self) -> None:
@@ -203,6 +211,32 @@ class TrainConfig:
                 found=f"objective = source, min_snr_gamma = {self.min_snr_gamma}",
                 expected="objective = images, or no min_snr_gamma",
                 fix="Choose objective=images, or leave min_snr_gamma out.",
+            )
+
+    def _check_lora(self) -> None:
+        if not self.lora_rank:
+            if self.lora_alpha is not None:
+                raise ConfigError(
+                    "There is no LoRA whose product could be scaled",
+                    found=f"lora_alpha = {self.lora_alpha}, lora_rank = 0",
+                    expected="both, or neither",
+                    fix="Set lora_rank, or leave lora_alpha out.",
+                )
+            return
+        if self.freezing == "output":
+            raise ConfigError(
+                "A LoRA is on all blocks, and freezing = output lets no gradient through them",
+                found=f"lora_rank = {self.lora_rank}, freezing = output",
+                expected="freezing = paper or released",
+                fix="Choose freezing=paper, or leave lora_rank out.",
+            )
+        if self.block_offload or self.shard_frozen or self.compile:
+            raise ConfigError(
+                "Blocks with a LoRA are whole, on the device, and not compiled",
+                found=f"lora_rank = {self.lora_rank}, block_offload = {self.block_offload}, "
+                f"shard_frozen = {self.shard_frozen}, compile = {self.compile}",
+                expected="none of the three",
+                fix="Leave them out; frozen_weights=int8 makes blocks with a LoRA small.",
             )
 
     def _check_perceptual(self) -> None:

@@ -13,10 +13,11 @@ from latent2pixel.model import freezing
 from latent2pixel.model.predict import unwrapped
 from latent2pixel.model.trunk import is_under
 from latent2pixel.train.config import TrainConfig
+from latent2pixel.train.lora import is_lora, lora_layers
 
 
 def trained_names(model: nn.Module, config: TrainConfig) -> tuple[str, ...]:
-    """Return the names of the parameters that a run trains.
+    """Return the names of the model's parameters that a run trains; a LoRA's are not among them.
 
     Raises:
         ConfigError: The objective needs a lift, which the model does not have; or a freezing preset is unknown.
@@ -29,7 +30,31 @@ def trained_names(model: nn.Module, config: TrainConfig) -> tuple[str, ...]:
             expected="a model converted with the recipe lift",
             fix="Convert the source with --recipe lift, or train with objective=images.",
         )
-    return freezing.trainable_names(model, preset=config.freezing, num_blocks=config.num_blocks, to_tokens=to_tokens)
+    num_blocks = 0 if config.lora_rank else config.num_blocks
+    return freezing.trainable_names(model, preset=config.freezing, num_blocks=num_blocks, to_tokens=to_tokens)
+
+
+def trained_share(model: nn.Module, config: TrainConfig) -> freezing.TrainableShare:
+    """Count what trains in a run, and what its LoRA adds.
+
+    Args:
+        model: As it was loaded; on the meta device too.
+        config: Settings of the run.
+
+    Raises:
+        ConfigError: As ``trained_names`` and ``lora_layers``.
+    """
+    share = freezing.describe(model, trained_names(model, config))
+    if not config.lora_rank:
+        return share
+    layers = lora_layers(model).values()
+    weights = sum(config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
+    return freezing.TrainableShare(
+        num_trainable=share.num_trainable + weights,
+        num_total=share.num_total + weights,
+        num_trainable_tensors=share.num_trainable_tensors + 2 * len(layers),
+        num_tensors=share.num_tensors + 2 * len(layers),
+    )
 
 
 def is_checkpointed(model: Any, config: TrainConfig) -> bool:
@@ -73,15 +98,16 @@ def rate_factor_of(model: nn.Module, config: TrainConfig) -> float:
 def rate_groups(
     trainable: Mapping[str, nn.Parameter], *, new_parts: tuple[str, ...], factor: float
 ) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: new parts, and the source's own weights with their share of the rate.
+    """Return AdamW's parameter groups: new parts and LoRAs, and the source's own weights with their share of the rate.
 
     Args:
         trainable: Parameters by name.
         new_parts: Names of the modules that a conversion adds.
         factor: The share.
     """
-    new = [parameter for name, parameter in trainable.items() if is_under(name, new_parts)]
-    kept = [parameter for name, parameter in trainable.items() if not is_under(name, new_parts)]
+    is_new = {name: is_under(name, new_parts) or is_lora(name) for name in trainable}
+    new = [parameter for name, parameter in trainable.items() if is_new[name]]
+    kept = [parameter for name, parameter in trainable.items() if not is_new[name]]
     groups = [{"params": new, "rate_factor": 1.0}, {"params": kept, "rate_factor": factor}]
     return [group for group in groups if group["params"]]
 

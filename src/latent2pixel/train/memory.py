@@ -19,6 +19,7 @@ from latent2pixel.train.fake_step import Phase, StepBytes, checkpoint_like_cuda,
 from latent2pixel.train.for_model import trained_names
 from latent2pixel.train.frozen_weights import shrinkable
 from latent2pixel.train.live_bytes import drop_data, fake_tensor
+from latent2pixel.train.lora import add_lora, lora_layers
 from latent2pixel.train.step import Draw, Latents, Teacher
 
 CARDS_GB = (16, 24, 32, 48, 80, 141)
@@ -227,8 +228,8 @@ def measure_training(
         ConfigError: Objective, freezing preset and model do not fit together.
     """
     freezing.freeze_all_but(model, trained_names(model, config))
-    small = [name for name, _ in shrinkable(model)]
     teacher = _prepare(model, config, dtype=dtype, mode=mode, latents=latents)
+    small = [name for name, _ in shrinkable(model)]
     if checkpointed:
         model.enable_gradient_checkpointing(checkpoint_like_cuda if like_cuda else None)
     few, many = (
@@ -263,6 +264,10 @@ def _prepare(
         if latents is None:
             raise TypeError("the objective 'source' needs the function latents")
         teacher = Teacher(model=freezing.frozen_copy(model), latents=latents)
+    if config.lora_rank:
+        layers = list(lora_layers(model))
+        added = add_lora(model, layers, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+        freezing.freeze_all_but(model, [*trained_names(model, config), *added])
     drop_data(model, *([] if teacher is None else [teacher.model]), dtype=dtype, mode=mode)
     cast_training_params(model)
     if config.attention_backend is not None:

@@ -10,9 +10,10 @@ from latent2pixel.errors import ConfigError
 from latent2pixel.model import freezing
 from latent2pixel.train.block_offload import offload_frozen_blocks
 from latent2pixel.train.config import TrainConfig
-from latent2pixel.train.for_model import compile_parts, is_checkpointed, rate_factor_of, trained_names
+from latent2pixel.train.for_model import compile_parts, is_checkpointed, rate_factor_of, trained_names, trained_share
 from latent2pixel.train.frozen_shards import shard_frozen_blocks
 from latent2pixel.train.frozen_weights import shrink_frozen
+from latent2pixel.train.lora import add_lora, lora_layers
 from latent2pixel.train.step import Latents, Teacher
 
 
@@ -46,7 +47,8 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
     names = trained_names(model, config)
     freezing.freeze_all_but(model, names)
     # All of this before the weights are made small, which changes their numbers and dtypes.
-    share, rate_factor, dtype = freezing.describe(model, names), rate_factor_of(model, config), model.dtype
+    share, rate_factor, dtype = trained_share(model, config), rate_factor_of(model, config), model.dtype
+    layers = list(lora_layers(model)) if config.lora_rank else []
     _require_precision(dtype, config.precision)
     trained_dtypes = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     shrink_frozen(model, config.frozen_weights)
@@ -56,11 +58,12 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
         model.enable_gradient_checkpointing()
     if config.block_offload:
         offload_frozen_blocks(model, device)
-    teacher = None
-    if config.objective == "source":
-        if latents is None:
-            raise TypeError("the objective 'source' needs the function latents")
-        teacher = Teacher(model=freezing.frozen_copy(model), latents=latents)
+    teacher = _teacher(model, latents) if config.objective == "source" else None
+    if layers:
+        # Behind the teacher's making, which has none.
+        added = add_lora(model, layers, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+        freezing.freeze_all_but(model, [*names, *added])
+        trained_dtypes |= dict.fromkeys(added, torch.float32)
     if config.shard_frozen:
         # Behind the teacher's making: the two no longer share weights, each process holds a share of both.
         for each in (model, *([] if teacher is None else [teacher.model])):
@@ -71,6 +74,12 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
     if config.compile:
         compile_parts(model)
     return Prepared(share=share, rate_factor=rate_factor, dtype=dtype, trained_dtypes=trained_dtypes, teacher=teacher)
+
+
+def _teacher(model: Any, latents: Latents | None) -> Teacher:
+    if latents is None:
+        raise TypeError("the objective 'source' needs the function latents")
+    return Teacher(model=freezing.frozen_copy(model), latents=latents)
 
 
 def _require_precision(dtype: torch.dtype, precision: str) -> None:

@@ -37,6 +37,7 @@ from latent2pixel.train.config import TrainConfig
 from latent2pixel.train.for_model import rate_groups, sigma_sampler
 from latent2pixel.train.frozen_weights import keep_frozen_out_of_ddp
 from latent2pixel.train.guard import Guard, StopRequest, stop_request
+from latent2pixel.train.lora import cast_lora_inputs
 from latent2pixel.train.optimizer import build_optimizer
 from latent2pixel.train.prepare import prepare_model
 from latent2pixel.train.processes import processes
@@ -75,7 +76,7 @@ def train(
     one process, but for the order of sums.
 
     Args:
-        pipe: Converted pipeline; its transformer is trained in place.
+        pipe: Converted pipeline; its transformer is trained in place, and keeps the LoRAs that it is given.
         batches: Items by step and place, as ``data.dataset.Item``: image, prompt and seed; "told", what the family's
             ``encode_images`` returns of the image, if it reads any; and "weight_1HW", what each pixel counts, if not
             all alike.
@@ -225,12 +226,16 @@ class _Run:
         bar.close()
 
     def show_average(self) -> None:
-        """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtypes that they came with."""
+        """Leave the averaged weights in the pipeline, if the run keeps any, all in the dtypes that they came with.
+
+        LoRAs stay in float32, as they are added to other weights before these are rounded.
+        """
         if self.average is not None:
             self.average.copy_to(self.trainable.values())
         for name, parameter in self.trainable.items():
             parameter.data = parameter.data.to(self.trained_dtypes[name])
         trained = unwrapped(self.model).eval()
+        cast_lora_inputs(trained, enabled=True)
         for part in ("transformer", *self.family.twins):
             setattr(self.pipe, part, trained)
 

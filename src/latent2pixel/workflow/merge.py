@@ -15,6 +15,7 @@ from latent2pixel.io.merge import merge_pipeline
 from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, require_complete
 from latent2pixel.train.checkpoint import newest_folder
+from latent2pixel.train.lora import is_lora, scale_of, with_low_ranks
 from latent2pixel.workflow.transfer import RECORD, TRAINING_RECORD
 
 WEIGHTS = ("average.safetensors", "trainable.safetensors")
@@ -44,8 +45,9 @@ def merge(checkpoint: str | Path, out: str | Path, *, base: str | Path | None = 
     family = family_of(require_pixel_pipeline(folder))
     require_complete(folder)
     trained, steps = _load(found)
+    changes = with_low_ranks(trained, scale=_lora_scale_of(found) if any(map(is_lora, trained)) else 1.0)
     with new_folder(target) as part:
-        merge_pipeline(folder, part, trained, parts=("transformer", *family.twins))
+        merge_pipeline(folder, part, changes, parts=("transformer", *family.twins))
         write_file(part / TRAINING_RECORD, json.dumps({"steps": steps}) + "\n")
     return target
 
@@ -65,7 +67,7 @@ def _checkpoint_of(path: Path) -> Path:
 
 
 def _base_of(checkpoint: Path, base: str | Path | None) -> Path:
-    record = checkpoint.absolute().parents[1] / RECORD
+    record = _record_of(checkpoint)
     if base is None and record.is_file():
         base = load_yaml(record).get("model")
     if base is None:
@@ -74,6 +76,24 @@ def _base_of(checkpoint: Path, base: str | Path | None) -> Path:
         return find_pipeline_folder(base)
     except SourceError as error:
         raise _no_base(found=f"{base}: {error.found}") from error
+
+
+def _lora_scale_of(checkpoint: Path) -> float:
+    """Return the scale of a run's LoRA, which its checkpoints do not hold."""
+    record = _record_of(checkpoint)
+    settings = load_yaml(record).get("train", {}) if record.is_file() else {}
+    if not settings.get("lora_rank"):
+        raise StateError(
+            "The scale of the checkpoint's LoRA cannot be found",
+            found=f"no {RECORD} with a lora_rank in {record.parent}",
+            expected=f"the checkpoint in its run folder, beside the run's {RECORD}",
+            fix=f"Put {RECORD} back where the run wrote it, two folders above the checkpoint.",
+        )
+    return scale_of(settings["lora_rank"], settings.get("lora_alpha"))
+
+
+def _record_of(checkpoint: Path) -> Path:
+    return checkpoint.absolute().parents[1] / RECORD
 
 
 def _no_base(*, found: str) -> SourceError:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ from latent2pixel.io.pipeline_folder import (
     read_json,
 )
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
-from latent2pixel.model import freezing
 from latent2pixel.train import TrainConfig, TrainReport, train
 from latent2pixel.train.batch_loss import EncodedPrompts
-from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_names
+from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_share
+from latent2pixel.train.lora import save_lora, scale_of, with_low_ranks
 from latent2pixel.train.processes import processes
 from latent2pixel.train.step import Latents
 from latent2pixel.workflow.encoders import Encoders
@@ -48,6 +48,10 @@ from latent2pixel.workflow.looks import Looks, held_out, readable
 logger = logging.getLogger(__name__)
 
 RECORD = "run.yaml"
+MODEL = "model"
+"""Folder of the trained pipeline, beside ``run.yaml``."""
+LORA = "lora"
+"""Beside it: the LoRA that the trained pipeline holds already, alone, if the run trained one."""
 LISTING = "images.jsonl"
 """Beside ``run.yaml``: what the run found of its data when it began, see ``data/listing.py``."""
 TRAINING_RECORD = "training.json"
@@ -99,7 +103,7 @@ def transfer(
     Args:
         model: Folder of the converted pipeline.
         images: Folder of images and prompts, as ``data.synthesize`` writes it.
-        out: Run folder; the trained pipeline appears in its sub-folder ``model``.
+        out: Run folder; the trained pipeline appears in its sub-folder ``model``, a trained LoRA in ``lora`` too.
         config: The run's settings.
         mix: More folders of images, each with its share of what is shown; the rest of 1 is the first folder's.
         source: The latent model behind the converted one; only the objective "source" needs it. None takes the one that
@@ -116,7 +120,7 @@ def transfer(
     encoders = Encoders(folder, own.device)
     pipe = load_pipeline(folder, without=encoders.names)
     _require_size(pipe, config.image_size_px)
-    share = freezing.describe(pipe.transformer, trained_names(pipe.transformer, config))
+    share = trained_share(pipe.transformer, config)
     config = replace(
         config,
         trunk_rate_factor=rate_factor_of(pipe.transformer, config),
@@ -144,7 +148,7 @@ def transfer(
         announce(
             f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
             f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
-            f"{config.num_blocks} + {config.num_blocks} blocks of {type(pipe.transformer).__name__}"
+            f"{_blocks_in_words(config)} of {type(pipe.transformer).__name__}"
         )
     pipe.vae.to(own.device)  # the training moves the transformer, once its weights are small
 
@@ -158,15 +162,40 @@ def transfer(
         latents=latents,
         validate=replace(looks, on_validate=on_validate),
     )
-    trained = out / "model"
+    trained = out / MODEL
     if own.is_main_process and _steps_of(trained) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
-        with new_folder(trained, replace=True) as part:
-            trained_weights = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
-            merge_pipeline(folder, part, trained_weights, parts=("transformer", *encoders.family.twins))
-            write_file(part / TRAINING_RECORD, json.dumps({"steps": report.steps}) + "\n")
+        parts = ("transformer", *encoders.family.twins)
+        _save(pipe.transformer, out, base=folder, parts=parts, config=config, steps=report.steps)
     own.wait_for_everyone()
     return TransferReport(model=trained, training=report, skipped_images=[*dataset.skipped, *batches.bad.values()])
+
+
+def _save(transformer: Any, out: Path, *, base: Path, parts: Collection[str], config: TrainConfig, steps: int) -> None:
+    """Write the trained pipeline and, if there is one, its LoRA alone.
+
+    Args:
+        transformer: As training left it.
+        out: Run folder.
+        base: Pipeline folder that the run started from.
+        parts: Parts of the pipeline that take the trained weights.
+        config: Settings of the run.
+        steps: That the weights have seen.
+    """
+    trained = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    changes = with_low_ranks(trained, scale=scale_of(config.lora_rank, config.lora_alpha))
+    if config.lora_rank:
+        with new_folder(out / LORA, replace=True) as part:
+            save_lora(part, changes)
+    with new_folder(out / MODEL, replace=True) as part:
+        merge_pipeline(base, part, changes, parts=parts)
+        write_file(part / TRAINING_RECORD, json.dumps({"steps": steps}) + "\n")
+
+
+def _blocks_in_words(config: TrainConfig) -> str:
+    if config.lora_rank:
+        return f"a LoRA of rank {config.lora_rank} on all blocks"
+    return f"{config.num_blocks} + {config.num_blocks} blocks"
 
 
 def _encoded(
