@@ -178,6 +178,7 @@ def _task_pipeline(mapping: str, pipeline: str) -> str | None:
 def _lora(family: Any, pipeline: str) -> str:
     import diffusers
 
-    if hasattr(getattr(diffusers, pipeline), "load_lora_weights"):
-        return "pipeline"
-    return "transformer" if hasattr(family.transformer_class, "add_adapter") else "none"
+    # A pipeline may promise what its transformer cannot keep.
+    if not hasattr(family.transformer_class, "add_adapter"):
+        return "none"
+    return "pipeline" if hasattr(getattr(diffusers, pipeline), "load_lora_weights") else "transformer"

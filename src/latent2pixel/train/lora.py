@@ -144,7 +144,8 @@ def with_low_ranks(trained: Mapping[str, Tensor], *, scale: float) -> dict[str, 
 def save_lora(folder: Path, changes: Mapping[str, Tensor | LowRank]) -> None:
     """Write the LoRAs alone, as ``load_lora_weights`` of diffusers reads them.
 
-    Their scale is in the second matrix, so that programs that know of no alpha read the same.
+    Where the stock pipeline has it not, ``transformer.load_lora_adapter(folder, weight_name=FILE_NAME)`` reads them.
+    The scale is in the second matrix, so that programs that know of no alpha read the same.
 
     Args:
         folder: Folder to write into, which is there.
