@@ -8,4 +8,5 @@ recipe="${RECIPE:-lift}"
 images_to_fit=()
 [[ "$recipe" != lift ]] || images_to_fit=(--images "$IMAGES")
 l2p convert "$SOURCE" "$OUT/converted" --recipe "$recipe" "${images_to_fit[@]}"
-l2p train "$OUT/converted" "$IMAGES" "$OUT/run" "$@"
+# LAUNCHER: many-gpus.sh starts the training through it.
+${LAUNCHER:-} l2p train "$OUT/converted" "$IMAGES" "$OUT/run" "$@"

@@ -325,6 +325,7 @@ def test_average_widens_with_the_run(tmp_path):
 def test_compiled_parts_give_the_same_gradients():
     """Traced and differentiated as when compiled, but run by torch itself: a compiler of C++ takes minutes here."""
     family = load_family("z_image")
+    torch._dynamo.utils.counters.clear()
     gradients = []
     for compiled in (False, True):
         pipe = tiny_pixel_pipeline("z_image")

@@ -17,6 +17,31 @@ LIFT_LINE = (
     "noise gain {noise_gain:.3f}, noise shift times {implied_noise_shift:.2f}"
 )
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub; with --from-released or --merge: OUT."),
+]
+PatchSizeOption = Annotated[
+    int | None, typer.Option(help="Pixels per token and axis; 64 for 4K; default: the source's own.")
+]
+ImagesOption = Annotated[
+    Path | None, typer.Option(help="Recipe lift: about 1000 images of the source, from `l2p data synthesize`.")
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(help="Recipe lift: let the source fill --images from these JSON lines of prompts first."),
+]
+WarmUpOption = Annotated[
+    int | None,
+    typer.Option(help="Recipe lift: steps in which the head learns without the trunk; 0: none; default: 1000."),
+]
+NoiseScaleOption = Annotated[
+    float, typer.Option(help="How many times stronger the noise is beside the image; not with lift.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(help="The pipeline that the published weights were made from, or the model that the run trained."),
+]
 InputMapOption = Annotated[
     str | None,
     typer.Option(help="Recipe lift, for comparison: procrustes, ridge, random or small_random; default: procrustes."),
@@ -32,41 +57,21 @@ MergeOption = Annotated[
 
 
 def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="Source pipeline: a folder, or owner/name on the Hub; with --from-released or --merge: OUT."
-        ),
-    ],
+    source: SourceArgument,
     out: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
-    patch_size: Annotated[
-        int | None, typer.Option(help="Pixels per token and axis; 64 for 4K; default: the source's own.")
-    ] = None,
+    patch_size: PatchSizeOption = None,
     recipe: Annotated[str, typer.Option(help="lift, paper or released.")] = "paper",
     head: Annotated[str, typer.Option(help="1k, 4k, or channels of each level such as 16,32,64,96.")] = "1k",
-    images: Annotated[
-        Path | None, typer.Option(help="Recipe lift: about 1000 images of the source, from `l2p data synthesize`.")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="Recipe lift: let the source fill --images from these JSON lines of prompts first."),
-    ] = None,
+    images: ImagesOption = None,
+    prompts: PromptsOption = None,
     image_size: Annotated[int, typer.Option(help="Width and height of these images, in pixels.")] = 1024,
-    warm_up_steps: Annotated[
-        int | None,
-        typer.Option(help="Recipe lift: steps in which the head learns without the trunk; 0: none; default: 1000."),
-    ] = None,
+    warm_up_steps: WarmUpOption = None,
     input_map: InputMapOption = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
-    noise_scale: Annotated[
-        float, typer.Option(help="How many times stronger the noise is beside the image; not with lift.")
-    ] = 1.0,
+    noise_scale: NoiseScaleOption = 1.0,
     from_released: ReleasedOption = None,
     merge: MergeOption = None,
-    base: Annotated[
-        str | None,
-        typer.Option(help="The pipeline that the published weights were made from, or the model that the run trained."),
-    ] = None,
+    base: BaseOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the new parts' random weights.")] = 0,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the source's.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,

@@ -196,11 +196,7 @@ def convert(
     pipe, lift = _convert_loaded(open_pipeline(folder, dtype=torch_dtype), config, fit_images)
     record = {"source": str(source), "settings": settings, **_outcome(report)}
     if lift:
-        gain_S, misfit_S = pipe.transformer.lift.gain_S.tolist(), pipe.transformer.lift.misfit_S.tolist()
-        record["lift"] = lift.report() | {
-            "gain": [round(value, 6) for value in gain_S],
-            "misfit": [round(value, 6) for value in misfit_S],
-        }
+        record["lift"] = lift.report() | _calibration(pipe.transformer)
     # A source that is no folder is a Hub id, see find_pipeline_folder.
     card = model_card(record, base_model=None if Path(source).is_dir() else str(source))
     with new_folder(target) as partial:
@@ -249,6 +245,12 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         for part in ends:
             part.to("cpu")
     return pipe, lift
+
+
+def _calibration(transformer: Any) -> dict[str, list[float]]:
+    """Return what the warm-up has measured of a lifted model, by noise level."""
+    lift = transformer.lift
+    return {name: [round(value, 6) for value in getattr(lift, f"{name}_S").tolist()] for name in ("gain", "misfit")}
 
 
 def plan_folder(folder: Path, config: ConversionConfig) -> tuple[ConversionPlan, PixelTransformerMixin]:

@@ -225,8 +225,7 @@ def save_pipeline(pipe: Any, folder: Path, *, unchanged_from: Path, changed: Col
         changed: Parts to save.
     """
     source = read_index(unchanged_from)
-    # Also those that the pipeline was opened without.
-    unchanged = [name for name in parts_of(source) if name not in changed and (unchanged_from / name).is_dir()]
+    unchanged = [name for name in parts_of(source) if name not in changed and pipe.components.get(name) is not None]
     parts = {name: pipe.components[name] for name in unchanged}
     pipe.register_modules(**dict.fromkeys(unchanged))
     try:

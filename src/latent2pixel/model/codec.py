@@ -32,7 +32,7 @@ class PixelVAE(ModelMixin, ConfigMixin):
         factor: Pixels per latent cell and axis, a power of two: the pixel patch divided by the trunk's own patch.
         in_channels: Image channels.
         noise_scale: How many times stronger the noise is beside the image: pixels are divided by it. Larger images hide
-            less under the same noise (Li & He 2025, arXiv 2511.13720, section 4.4). 1: as published.
+            less under the same noise (Li & He 2025, arXiv 2511.13720). 1: as published.
     """
 
     __module__ = "latent2pixel"  # recorded in model_index.json: the public name, not this file

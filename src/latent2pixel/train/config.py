@@ -80,8 +80,8 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay of averaged weights, which are then the ones that are saved; 0 keeps no average."""
     ema_relative_std: float | None = None
-    """Spread of the average over the run's steps, relative to its length (Karras et al. 2024, section 3.1, who use 0.05
-    to 0.25): the decay then rises with the steps, up to ema_decay. None: the decay is reached within some steps."""
+    """Spread of the average over the run's steps, relative to its length (Karras et al. 2024, section 3.1), such as
+    0.1: the decay then rises with the steps, up to ema_decay. None: the decay is reached within some steps."""
     precision: Literal["no", "bf16"] = "bf16"
     """Autocast of the forward pass; trainable weights and AdamW stay float32."""
     attention_backend: str | None = None

@@ -45,7 +45,9 @@ class Guard:
             TrainingError: Loss or gradient are no numbers, or the loss has grown without bound.
         """
         found = f"loss {loss:.4g}, gradient norm {gradient_norm:.4g} at step {step}, images {', '.join(images)}"
-        going_on = "start again without a checkpoint" if kept is None else f"{kept.name} is kept, go on from there"
+        going_on = "there is no checkpoint yet"
+        if kept is not None:
+            going_on = f"`l2p convert OUT --merge {kept}` makes the model to go on from"
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise TrainingError(
                 "The training has met a loss or gradient that is no number",

@@ -129,10 +129,9 @@ class _Run:
             log_with=list(config.trackers),
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "logs")),
         )
-        device = self.accelerator.device
+        device, self.places = self.accelerator.device, _places(self.accelerator, config)
         prepared = prepare_model(pipe.transformer, config, device=device, latents=latents)
         self.share, self.dtype, self.trained_dtypes = prepared.share, prepared.dtype, prepared.trained_dtypes
-        self.places = _places(self.accelerator, config)
         self.trainable = {name: p for name, p in pipe.transformer.named_parameters() if p.requires_grad}
         optimizer = build_optimizer(
             rate_groups(self.trainable, new_parts=self.family.new_parts, factor=prepared.rate_factor),

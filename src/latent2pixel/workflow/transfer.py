@@ -36,6 +36,7 @@ from latent2pixel.io.pipeline_folder import (
     read_json,
 )
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
+from latent2pixel.model.freezing import TrainableShare
 from latent2pixel.train import TrainConfig, TrainReport, train
 from latent2pixel.train.batch_loss import EncodedPrompts
 from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_share
@@ -145,13 +146,8 @@ def transfer(
             dataset.save_listing(out / LISTING)
         prompts, items = _encoded(encoders, dataset, out, folder=folder)
     if own.is_main_process:
-        announce(
-            f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
-            f"{share.num_trainable_tensors} of {share.num_tensors} tensors: preset '{config.freezing}', "
-            f"{_blocks_in_words(config)} of {type(pipe.transformer).__name__}"
-        )
+        announce(_what_trains(share, config, type(pipe.transformer).__name__))
     pipe.vae.to(own.device)  # the training moves the transformer, once its weights are small
-
     batches, looks = _in_order(items, dataset, prompts.__getitem__, encoders, out, config=config)
     report = train(
         pipe,
@@ -162,13 +158,13 @@ def transfer(
         latents=latents,
         validate=replace(looks, on_validate=on_validate),
     )
-    trained = out / MODEL
-    if own.is_main_process and _steps_of(trained) != report.steps:
+    if own.is_main_process and _steps_of(out / MODEL) != report.steps:
         # A run that goes on to more steps leaves a model of fewer behind.
         parts = ("transformer", *encoders.family.twins)
         _save(pipe.transformer, out, base=folder, parts=parts, config=config, steps=report.steps)
     own.wait_for_everyone()
-    return TransferReport(model=trained, training=report, skipped_images=[*dataset.skipped, *batches.bad.values()])
+    skipped = [*dataset.skipped, *batches.bad.values()]
+    return TransferReport(model=out / MODEL, training=report, skipped_images=skipped)
 
 
 def _save(transformer: Any, out: Path, *, base: Path, parts: Collection[str], config: TrainConfig, steps: int) -> None:
@@ -192,10 +188,16 @@ def _save(transformer: Any, out: Path, *, base: Path, parts: Collection[str], co
         write_file(part / TRAINING_RECORD, json.dumps({"steps": steps}) + "\n")
 
 
-def _blocks_in_words(config: TrainConfig) -> str:
+def _what_trains(share: TrainableShare, config: TrainConfig, class_name: str) -> str:
+    """Say in one line what trains."""
+    blocks = f"{config.num_blocks} + {config.num_blocks} blocks"
     if config.lora_rank:
-        return f"a LoRA of rank {config.lora_rank} on all blocks"
-    return f"{config.num_blocks} + {config.num_blocks} blocks"
+        blocks = f"a LoRA of rank {config.lora_rank} on all blocks"
+    return (
+        f"training {share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%}), "
+        f"{share.num_trainable_tensors} of {share.num_tensors} tensors: "
+        f"preset '{config.freezing}', {blocks} of {class_name}"
+    )
 
 
 def _encoded(
