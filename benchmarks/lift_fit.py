@@ -28,6 +28,7 @@ from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.io.images import as_floats
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 from latent2pixel.model.lift import LiftFit
 from latent2pixel.world.captions import draw_captions, heldout_captions
@@ -70,7 +71,7 @@ def main() -> None:
         started = time.perf_counter()
         fit = fit_lift(pipe, images, tokens, patch_size=PATCH, input_map=input_map, generator=generator)
         seconds = time.perf_counter() - started
-        error = squared_error(fit, torch.stack(list(fresh.images)), torch.stack(fresh_tokens).float())
+        error = squared_error(fit, as_floats(torch.stack(list(fresh.images))), torch.stack(fresh_tokens).float())
         rows.append({"input_map": input_map, **fit.report(), "fresh_error": error, "seconds": seconds})
     fresh_Bdhw = torch.stack(fresh_tokens).float()
     variance = float((fresh_Bdhw - fresh_Bdhw.mean((0, 2, 3), keepdim=True)).square().mean())

@@ -1,9 +1,10 @@
-"""One rung of the patch ladder, before any training: time of a picture and the verifier's score, before and after.
+"""One rung of the patch ladder: time of a picture and the verifier's score, before and after, also after training.
 
-python benchmarks/patch_ladder.py MODEL [--repeats 5] [--json]
+python benchmarks/patch_ladder.py MODEL [--trained FOLDER ...] [--repeats 5] [--json]
 
-MODEL is a pixel pipeline of the miniature, as `l2p demo` leaves it in its sub-folder `converted`. Both models run in
-the same process, in turn, one picture at a time. Score: the world's verifier on 120 held-out captions at 64 px.
+MODEL is a pixel pipeline of the miniature, as `l2p demo` leaves it in its sub-folder `converted`; --trained takes rungs
+that were made of it by `l2p ladder` and then trained, such as RUN/model, for their score. Both models run in the same
+process, in turn, one picture at a time. Score: the world's verifier on 120 held-out captions at 64 px.
 """
 
 import argparse
@@ -35,15 +36,17 @@ def main() -> None:
     """Print the two tables, or one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="pixel pipeline folder of the miniature")
+    parser.add_argument("--trained", nargs="*", default=[], metavar="FOLDER", help="trained rungs to score too")
     parser.add_argument("--repeats", type=int, default=5, help="pictures behind each median")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     arguments = parser.parse_args()
     before = load_pipeline(arguments.model, torch_dtype=torch.float32)
     pipes = {"before": before, "after": double_patch(before)}
-    for pipe in pipes.values():
+    trained = {folder: load_pipeline(folder, torch_dtype=torch.float32) for folder in arguments.trained}
+    for pipe in (*pipes.values(), *trained.values()):
         pipe.set_progress_bar_config(disable=True)
     times = [time_row(pipes, size_px, repeats=arguments.repeats) for size_px in SIZES_PX]
-    scores = {name: score(pipe) | {"patch_px": patch_of(pipe)} for name, pipe in pipes.items()}
+    scores = {name: score(pipe) | {"patch_px": patch_of(pipe)} for name, pipe in (pipes | trained).items()}
     machine = {"date": date.today().isoformat(), "cores": os.cpu_count(), "torch": torch.__version__}
     if arguments.json:
         print(json.dumps({"times": times, "scores": scores} | machine))

@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.errors import ConfigError, DataError, StateError
+from latent2pixel.io.images import as_floats
 from latent2pixel.io.records import read_records, write_records
 
 SIZE_PX = 16
@@ -45,8 +46,9 @@ def test_first_images_are_those_of_the_data_set(tmp_path):
     dataset = ImageFolderDataset(tmp_path, SIZE_PX)
     first = FirstImages(dataset, 2)
     assert len(list(first)) == len(first) == 2
-    assert torch.equal(first[1], dataset[1]["image"])
-    assert torch.equal(first[-1], dataset[1]["image"])
+    assert torch.equal(first[1], dataset.stored(1)["image"])
+    assert torch.equal(first[-1], dataset.stored(1)["image"])
+    assert torch.equal(as_floats(first[1]), dataset[1]["image"])
     assert len(FirstImages(dataset, 1000)) == 3
     with pytest.raises(IndexError):
         first[2]

@@ -16,4 +16,4 @@ class FitImages:
     name: str
     """Says in the record which images they are, such as their folder."""
     images: Sequence[Tensor]
-    """Each (3, H, W) in [-1, 1], height and width multiples of the patch; loaded when asked for."""
+    """Each (3, H, W), sRGB bytes or floats in [-1, 1], sides multiples of the patch; loaded when asked for."""

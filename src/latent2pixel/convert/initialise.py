@@ -18,6 +18,7 @@ from latent2pixel.convert.images import FitImages
 from latent2pixel.errors import DataError, GeometryError, SourceError
 from latent2pixel.families import family_of
 from latent2pixel.families.base import Family
+from latent2pixel.io.images import as_floats
 from latent2pixel.model.lift import SMALLEST_VARIANCE, LiftFit
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 
@@ -54,7 +55,7 @@ def encode_tokens(pipe: Any, images: FitImages, *, patch_size: int) -> list[Tens
     family, tokens = family_of(pipe.transformer), []
     for index, image_CHW in enumerate(tqdm(images.images, desc="latents", unit="image")):
         name = f"image {index} of {images.name}"
-        batch_Bdhw = latent_tokens(pipe, image_CHW[None], family=family, patch_size=patch_size, name=name)
+        batch_Bdhw = latent_tokens(pipe, as_floats(image_CHW)[None], family=family, patch_size=patch_size, name=name)
         tokens.append(batch_Bdhw[0].half().cpu())
     return tokens
 
@@ -137,7 +138,7 @@ def fit_lift(
         )
     statistics = LiftStatistics(patch_dim, token_dim)
     for image_CHW, tokens_dhw in zip(images.images, tokens, strict=True):
-        patches_BDhw = functional.pixel_unshuffle(image_CHW[None], patch_size)
+        patches_BDhw = functional.pixel_unshuffle(as_floats(image_CHW)[None], patch_size)
         statistics.add(_flat(patches_BDhw), _flat(tokens_dhw[None]))
     needed = MIN_PATCHES_PER_VALUE * patch_dim
     if statistics.num_patches < needed:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.convert.images import FitImages
 from latent2pixel.flow import MIN_SIGMA, add_noise, sample_sigmas
+from latent2pixel.io.images import as_floats
 from latent2pixel.model.lift import NUM_LEVELS
 
 CROP_PX = 256
@@ -176,9 +177,10 @@ class _Crops:
             )
             tokens.append(self.tokens[index][:, top : top + self.rows, left : left + self.columns])
             image_CHW, patch = self.images[index], self.patch
-            images.append(
-                image_CHW[:, top * patch : (top + self.rows) * patch, left * patch : (left + self.columns) * patch]
-            )
+            crop_CHW = image_CHW[
+                :, top * patch : (top + self.rows) * patch, left * patch : (left + self.columns) * patch
+            ]
+            images.append(as_floats(crop_CHW))  # of the crop alone: of 32 whole images of 1024 px it takes 0.2 s
         return torch.stack(images), torch.stack(tokens).float()
 
 

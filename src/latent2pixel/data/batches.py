@@ -5,6 +5,7 @@ Shape letters: C channels (3, sRGB), H height, W width.
 
 import logging
 import math
+import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,9 @@ class Batches:
         horizontal_flip: bool = False,
         max_bad_images: float = 0.01,
     ) -> None:
-        self._plan, self._names, self._num_workers = plan, names, num_workers
+        self._plan, self._names = plan, names
+        # More than there are cores are slower, and torch warns of them.
+        self._num_workers = min(num_workers, os.cpu_count() or 1)
         # Rounded up: one damaged image never ends a run that allows any.
         self._most_bad = math.ceil(max_bad_images * plan.num_images)
         self._reader = _Reader(dataset, plan, seed=seed, horizontal_flip=horizontal_flip, most_bad=self._most_bad)

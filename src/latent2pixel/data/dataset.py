@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 from latent2pixel.data.buckets import Size, bucket_of, bucket_sizes
 from latent2pixel.data.listing import Entry, Found, find_images, load_listing, read_entries, save_listing
 from latent2pixel.errors import ConfigError, DataError
-from latent2pixel.io.images import floats_of, load_bytes
+from latent2pixel.io.images import as_floats, load_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,8 @@ class StoredImages(Dataset, ABC):
 
 def in_floats(item: Item) -> Item:
     """Return an item as training takes it: bytes as float32; floats stay as they are."""
-    if item["image"].dtype != torch.uint8:
-        return item
-    floats: Item = {**item, "image": floats_of(item["image"])}
-    if "weight_1HW" in item:
+    floats: Item = {**item, "image": as_floats(item["image"])}
+    if "weight_1HW" in item and item["weight_1HW"].dtype == torch.uint8:
         floats["weight_1HW"] = item["weight_1HW"].float().div_(255)
     return floats
 
@@ -184,7 +182,7 @@ class ImageFolderDataset(StoredImages):
 
 
 class FirstImages(Sequence[Tensor]):
-    """The first images of a data set, each (3, H, W) in [-1, 1], loaded when asked for.
+    """The first images of a data set as they are stored, sRGB bytes (3, H, W), loaded when asked for.
 
     Args:
         dataset: Where they come from.
@@ -200,7 +198,7 @@ class FirstImages(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         if not -self._count <= index < self._count:
             raise IndexError(index)
-        return self._dataset[index % self._count]["image"]
+        return self._dataset.stored(index % self._count)["image"]
 
 
 def _mixed_weights(parts: Sequence[Sequence[Entry]], shares: Sequence[float]) -> list[float]:

@@ -126,6 +126,11 @@ def floats_of(bytes_CHW: Tensor) -> Tensor:
     return bytes_CHW.float().div_(127.5).sub_(1)
 
 
+def as_floats(image_CHW: Tensor) -> Tensor:
+    """Return an image in [-1, 1] that is stored as sRGB bytes or as floats already, which stay as they are."""
+    return floats_of(image_CHW) if image_CHW.dtype == torch.uint8 else image_CHW
+
+
 def bytes_of(image_CHW: Tensor) -> np.ndarray:
     """Return an image in [-1, 1] as sRGB bytes, shape (H, W, 3)."""
     return ((image_CHW.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -126,17 +126,19 @@ class DetailerHead(nn.Module):
             feature_BDhw = functional.interpolate(feature_BDhw, size=hidden.shape[-2:], mode="nearest")
         hidden = self.bottleneck(torch.cat([hidden, feature_BDhw.to(hidden.dtype)], dim=1))
         for level in reversed(range(len(skips))):
-            hidden = self._run(self._up_level, level, hidden, skips[level])
+            hidden = self._run(_up_level, self.up[level], self.dec[level], hidden, skips[level])
         return self.out_conv(hidden)
-
-    def _up_level(self, level: int, hidden: Tensor, skip: Tensor) -> Tensor:
-        hidden = self.up[level](functional.interpolate(hidden, scale_factor=2, mode="nearest"))
-        return self.dec[level](torch.cat([hidden, skip], dim=1))
 
     def _run(self, stage: Callable[..., Tensor], *arguments: object) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing and self._gradient_checkpointing_func is not None:
             return self._gradient_checkpointing_func(stage, *arguments)
         return stage(*arguments)
+
+
+def _up_level(up: nn.Module, dec: nn.Module, hidden: Tensor, skip: Tensor) -> Tensor:
+    # No method: torch 2.11 loses its object when a compiled head recomputes it.
+    hidden = up(functional.interpolate(hidden, scale_factor=2, mode="nearest"))
+    return dec(torch.cat([hidden, skip], dim=1))
 
 
 def _conv_silu(in_channels: int, out_channels: int, *, kernel: int = 3) -> nn.Sequential:

@@ -48,11 +48,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int, mileston
     """
     path = folder / f"{PREFIX}{checkpoint.step:08d}"
     with new_folder(path, replace=True) as part:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in checkpoint.trainable.items()}, part / "trainable.safetensors"
-        )
-        if checkpoint.average is not None:
-            save_file(checkpoint.average, part / "average.safetensors")
+        for name, tensors in (("trainable", checkpoint.trainable), ("average", checkpoint.average)):
+            if tensors is not None:
+                # The file knows one layout only.
+                save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part / f"{name}.safetensors")
         torch.save(checkpoint.optimizer, part / "optimizer.pt")
         (part / "state.json").write_text(json.dumps({"step": checkpoint.step, "seconds": checkpoint.seconds}))
     _remove_old(folder, keep=keep, milestone_every=milestone_every)

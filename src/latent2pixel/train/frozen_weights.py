@@ -135,10 +135,11 @@ def keep_frozen_out_of_ddp(model: nn.Module) -> None:
 
 def stored_bytes(parameters: Iterable[Tensor]) -> int:
     """Return the bytes that parameters take, small ones with their scales."""
-    return sum(part.nbytes for parameter in parameters for part in _parts_of(parameter))
+    return sum(part.nbytes for parameter in parameters for part in stored_parts(parameter))
 
 
-def _parts_of(parameter: Any) -> list[Tensor]:
+def stored_parts(parameter: Any) -> list[Tensor]:
+    """Return the tensors that hold a parameter: itself, or a small one's codes and scales."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:
         nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []

@@ -173,7 +173,9 @@ class _Run:
             self.optimizer.load_state_dict(saved.optimizer)
             self.step, self.seconds = saved.step, saved.seconds
             if self.average is not None and saved.average is not None:
-                self.average.shadow_params = [saved.average[name].to(p.device) for name, p in self.trainable.items()]
+                # In the parameters' own layout, see prepare_model.
+                for shadow, name in zip(self.average.shadow_params, self.trainable, strict=True):
+                    shadow.copy_(saved.average[name])
                 self.average.optimization_step = saved.step
             logger.info("going on from step %d", self.step)
         if self.accelerator.is_main_process:
@@ -234,6 +236,7 @@ class _Run:
         for name, parameter in self.trainable.items():
             parameter.data = parameter.data.to(self.trained_dtypes[name])
         trained = unwrapped(self.model).eval()
+        trained.head.to(memory_format=torch.contiguous_format)
         cast_lora_inputs(trained, enabled=True)
         for part in ("transformer", *self.family.twins):
             setattr(self.pipe, part, trained)
