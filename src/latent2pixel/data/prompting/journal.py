@@ -1,0 +1,91 @@
+"""Every reply that was paid for, one line each, written before it is used: what a killed run goes on from."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from latent2pixel.data.prompting.language_model import Question, Reply
+from latent2pixel.errors import StateError
+
+
+def question_key(question: Question, *, model: str) -> str:
+    """Return a digest of everything that a reply depends on, the server's address aside."""
+    parts = [model, question.system, question.user_message(), json.dumps(question.schema, sort_keys=True)]
+    parts += [str(question.seed), str(question.temperature), str(question.max_tokens)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+class Journal:
+    """An append-only file of replies.
+
+    Args:
+        path: JSON lines with key, task and the fields of ``Reply``. Half a last line, from a killed writer, is dropped.
+
+    Raises:
+        StateError: A line before the last is damaged, or another process writes here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._replies: dict[str, Reply] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = path.open("ab+")
+        try:
+            _lock(self._file, path)
+            self._file.seek(0)
+            self._load(self._file.read(), path)
+        except StateError:
+            self._file.close()
+            raise
+
+    def reply(self, key: str) -> Reply | None:
+        """Return the reply to a question; None if there is none yet."""
+        return self._replies.get(key)
+
+    def add(self, key: str, reply: Reply, *, task: str) -> None:
+        """Keep a reply: it is on the disk when this returns."""
+        line = json.dumps({"key": key, "task": task, **asdict(reply)}, ensure_ascii=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._replies[key] = reply
+
+    def close(self) -> None:
+        """Let the next process write here."""
+        self._file.close()
+
+    def _load(self, content: bytes, path: Path) -> None:
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                record: dict[str, Any] = json.loads(line)
+                key, _ = record.pop("key"), record.pop("task")
+                self._replies[key] = Reply(**record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise StateError(
+                    f"Line {number} of {path} is damaged",
+                    found=f"{line[:80]!r}: {error}",
+                    expected="a reply with its key",
+                    fix="Remove that line: its question is asked again.",
+                ) from error
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep a second process from paying for the same questions; the lock ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StateError(
+            "Another process writes prompts into this folder",
+            found=f"a lock on {path}",
+            expected="one process a folder",
+            fix="Wait for it or stop it; then the same command goes on.",
+        ) from error
