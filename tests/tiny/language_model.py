@@ -1,4 +1,4 @@
-"""A tiny causal language model of Qwen3's class with random weights, and a byte-level tokenizer with a chat template."""
+"""A tiny causal language model of Qwen3's class with random weights, and a byte-level tokenizer."""
 
 import torch
 

@@ -37,6 +37,7 @@ def against(text, *, kind="detailed", language="en", wanted="allowed", check_len
         (ZH + '木牌上写着"老街面馆"。', {"language": "zh", "wanted": "han"}),
         ("A 3.5 m boat on 2.0 m waves.", {"kind": "simple"}),
         ("two circles", {"check_lengths": False}),
+        ('"Sorry, I am closed" is written on a shop door.', {"kind": "simple"}),
     ],
 )
 def test_passes(text, options):

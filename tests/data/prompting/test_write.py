@@ -66,6 +66,13 @@ def test_the_same_call_again_asks_nothing(write, tmp_path):
     assert files(tmp_path / "prompts") == before
 
 
+def test_how_a_model_is_asked_may_change(write):
+    with llm_server() as server:
+        write(server)
+        again = write(server, asking={"max_tokens": 999, "concurrency": 2, "timeout_s": 3.0, "attempts": 5})
+    assert again.new_replies == 0
+
+
 def test_other_settings_are_refused(write):
     with llm_server() as server:
         write(server)
@@ -270,6 +277,9 @@ def test_budget_stops_the_run_and_more_money_goes_on(write):
     prices = {"price_in": 100.0, "price_out": 200.0, "concurrency": 1}  # 0.02 a reply
     with llm_server() as server:
         with pytest.raises(EndpointError, match="money"):
+            write(server, num=60, asking=prices | {"max_cost": 0.07})
+        assert len(server.requests) == 4
+        with pytest.raises(EndpointError, match="money"):  # what earlier runs paid counts
             write(server, num=60, asking=prices | {"max_cost": 0.07})
         assert len(server.requests) == 4
         report = write(server, num=60, asking=prices)

@@ -36,21 +36,14 @@ class Outcome(Generic[Result]):
 
 @dataclass(kw_only=True)
 class Usage:
-    """Counts of a run and those before it in the same folder."""
+    """Counts of one run; what earlier ones in the same folder paid for is in the journal."""
 
-    replies: Counter[str] = field(default_factory=Counter)
-    """Replies by task."""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float = 0.0
-    replies_without_count: int = 0
-    """Replies whose tokens the server did not tell: they are missing in tokens and cost."""
     new_replies: int = 0
-    """Replies of this run."""
-    failures: Counter[str] = field(default_factory=Counter)
-    """Failures of this run by kind; most of them went away on repetition."""
+    """Replies that this run got."""
     unusable: int = 0
-    """Replies that were paid for and could not be used."""
+    """Replies, old and new, that could not be used."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failures of the server by kind; most of them went away on repetition."""
 
 
 class Asker:
@@ -129,7 +122,6 @@ class Asker:
             self._failed_in_a_row = 0
             self._journal.add(key, reply, task=question.task)
             self.usage.new_replies += 1
-        self._count(question.task, reply)
         return reply
 
     async def _new_reply(self, question: Question) -> Reply:
@@ -162,10 +154,10 @@ class Asker:
 
     def _require_money(self) -> None:
         limit = self._settings.max_cost
-        if limit and self.usage.cost >= limit:
+        if limit and (cost := cost_of(self._journal, self._settings)) >= limit:
             raise EndpointError(
                 "The money for this folder is spent",
-                found=f"{self.usage.cost:.4f} of {limit:g}",
+                found=f"{cost:.4f} of {limit:g}",
                 expected="less than max_cost",
                 fix="Raise max_cost and run the same command again: it goes on, and pays nothing twice.",
             )
@@ -187,15 +179,10 @@ class Asker:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), wait_s)
 
-    def _count(self, task: str, reply: Reply) -> None:
-        usage, settings = self.usage, self._settings
-        usage.replies[task] += 1
-        if reply.tokens_in is None or reply.tokens_out is None:
-            usage.replies_without_count += 1
-        usage.tokens_in += reply.tokens_in or 0
-        usage.tokens_out += reply.tokens_out or 0
-        million = 1_000_000
-        usage.cost = usage.tokens_in / million * settings.price_in + usage.tokens_out / million * settings.price_out
+
+def cost_of(journal: Journal, settings: AskSettings) -> float:
+    """Return the price of all replies in a journal, in the currency of the settings' prices."""
+    return (journal.tokens_in * settings.price_in + journal.tokens_out * settings.price_out) / 1_000_000
 
 
 class _Pace:

@@ -9,6 +9,7 @@ from typing import Any
 
 from latent2pixel.data.prompting.asking import Usage
 from latent2pixel.data.prompting.funnel import Rejected, Written
+from latent2pixel.data.prompting.journal import Journal
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.errors import StateError
 from latent2pixel.io.new_folder import write_file
@@ -77,6 +78,8 @@ def make_report(
     wanted: int,
     unanswered: int,
     rounds: int,
+    journal: Journal,
+    cost: float,
     usage: Usage,
     seconds: float,
 ) -> PromptsReport:
@@ -92,14 +95,14 @@ def make_report(
         classes=dict(Counter("/".join(place.key) for place in places)),
         kinds=dict(Counter(place.kind for place in places)),
         languages=dict(Counter(place.language for place in places)),
-        replies=dict(usage.replies),
+        replies=dict(journal.by_task),
         new_replies=usage.new_replies,
         unusable_replies=usage.unusable,
         failures=dict(usage.failures),
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.tokens_out,
-        replies_without_token_count=usage.replies_without_count,
-        cost=usage.cost,
+        tokens_in=journal.tokens_in,
+        tokens_out=journal.tokens_out,
+        replies_without_token_count=journal.without_count,
+        cost=cost,
         seconds=seconds,
     )
 

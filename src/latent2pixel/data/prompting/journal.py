@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,9 +13,9 @@ from latent2pixel.errors import StateError
 
 
 def question_key(question: Question, *, model: str) -> str:
-    """Return a digest of everything that a reply depends on, the server's address aside."""
+    """Return a digest of what a reply depends on, the server's address and the limit of its length aside."""
     parts = [model, question.system, question.user_message(), json.dumps(question.schema, sort_keys=True)]
-    parts += [str(question.seed), str(question.temperature), str(question.max_tokens)]
+    parts += [str(question.seed), str(question.temperature)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -30,6 +31,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._replies: dict[str, Reply] = {}
+        self.by_task: Counter[str] = Counter()
+        """Replies by task."""
+        self.tokens_in = 0
+        self.tokens_out = 0
+        self.without_count = 0
+        """Replies whose tokens the server did not tell: they are missing in the tokens."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("ab+")
         try:
@@ -50,11 +57,18 @@ class Journal:
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._replies[key] = reply
+        self._count(key, reply, task)
 
     def close(self) -> None:
         """Let the next process write here."""
         self._file.close()
+
+    def _count(self, key: str, reply: Reply, task: str) -> None:
+        self._replies[key] = reply
+        self.by_task[task] += 1
+        self.tokens_in += reply.tokens_in or 0
+        self.tokens_out += reply.tokens_out or 0
+        self.without_count += reply.tokens_in is None or reply.tokens_out is None
 
     def _load(self, content: bytes, path: Path) -> None:
         whole = content[: content.rfind(b"\n") + 1]
@@ -63,8 +77,8 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 record: dict[str, Any] = json.loads(line)
-                key, _ = record.pop("key"), record.pop("task")
-                self._replies[key] = Reply(**record)
+                key, task = record.pop("key"), record.pop("task")
+                self._count(key, Reply(**record), task)
             except (ValueError, KeyError, TypeError) as error:
                 raise StateError(
                     f"Line {number} of {path} is damaged",

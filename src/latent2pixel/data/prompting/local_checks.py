@@ -73,7 +73,8 @@ def objection_to(text: str, place: Place, *, check_lengths: bool) -> Objection |
         place: What was asked for.
         check_lengths: Whether its length and number of sentences count.
     """
-    if REFUSAL.match(text):
+    # In quotes it is text in the picture.
+    if not text.startswith('"') and REFUSAL.match(text):
         return Objection(stage="format", reason="a refusal instead of a prompt")
     if reason := reason_against(text):
         start, _, rest = reason.partition(": ")

@@ -60,7 +60,7 @@ class LocalModel:
         tokens = self._tokenizer(self._prompt(question), return_tensors="pt", add_special_tokens=not has_template)
         tokens = tokens.to(self._network.device)
         num_in = tokens["input_ids"].shape[1]
-        sampling = {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": False}
         if question.temperature:
             sampling = {"do_sample": True, "temperature": question.temperature}
         devices = [self._network.device] if self._network.device.type == "cuda" else []
@@ -97,7 +97,7 @@ class LocalModel:
         schema = json.dumps(question.schema)
         if schema not in self._processors:
             # Not its own call: that would wrap the finished chat into a second one.
-            generator = self._outlines.Generator(self._model, self._outlines.types.JsonSchema(schema))
+            generator: Any = self._outlines.Generator(self._model, self._outlines.types.JsonSchema(schema))
             self._processors[schema] = generator.logits_processor
         self._processors[schema].reset()
         return self._processors[schema]

@@ -85,17 +85,29 @@ def near_duplicates(
         return {}
     try:
         from semhash import SemHash
+        from vicinity import Backend
     except ImportError as error:
         raise _missing(error) from error
-    records = [{"name": name, "text": text} for name, text in [*kept, *new]]
-    index = SemHash.from_records(records, columns=["text"], model=encoder)
-    result = index.self_deduplicate(threshold=threshold)
-    fixed = {name for name, _ in kept}
-    return {
-        found.record["name"]: (found.duplicate_of["name"], found.score)
-        for found in result.filtered
-        if found.record["name"] not in fixed
-    }
+    # Exact search: 10,000 prompts take 3 s on one core, where building SemHash's default, approximate index takes 14 s,
+    # and the same folder comes out whatever the machine.
+    options = {"columns": ["text"], "model": encoder, "ann_backend": Backend.BASIC}
+    found: dict[str, tuple[str, float]] = {}
+    left = _records(new)
+    if kept:
+        result = SemHash.from_records(_records(kept), **options).deduplicate(left, threshold=threshold)
+        found |= _filtered(result)
+        left = [record for record in left if record["name"] not in found]
+    if left:
+        found |= _filtered(SemHash.from_records(left, **options).self_deduplicate(threshold=threshold))
+    return found
+
+
+def _records(texts: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "text": text} for name, text in texts]
+
+
+def _filtered(result: Any) -> dict[str, tuple[str, float]]:
+    return {one.record["name"]: (one.duplicate_of["name"], one.score) for one in result.filtered}
 
 
 def _vector(text: str) -> np.ndarray:

@@ -25,14 +25,14 @@ class PromptSettings:
     """Fine categories that the model extends the taxonomy to first; 0 takes it as it is."""
     judge: bool = True
     """Let a language model audit what the local checks pass."""
-    judge_batch_size: int = 20
-    """Prompts audited at a time; a batch is never larger than what one question of the writer brought."""
+    judge_batch_size: int = 10
+    """Prompts audited at a time; never more than one question of the writer brought."""
     check_openers: bool = True
     """Refuse prompts that begin like another of their batch, or like many others."""
     check_lengths: bool = True
     """Refuse prompts far outside the length of their type."""
     near_duplicates: float = 0.75
-    """Cosine similarity from which two prompts are near-duplicates; 0 leaves this check out. It fits the encoder ngrams,
+    """Cosine similarity from which prompts are near-duplicates; 0 leaves this check out. It fits the encoder ngrams,
     where rewordings have 0.75 to 0.95 and unrelated prompts below 0.3; models of model2vec want about 0.9."""
     encoder: str = "ngrams"
     """"ngrams" (offline), or the folder or Hub id of a model2vec model."""

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -101,7 +101,7 @@ class Taxonomy(_Part):
                 counts[major.name, sub.name] = count
         return counts
 
-    def with_categories(self, categories: dict[SubClassKey, Sequence[str]]) -> "Taxonomy":
+    def with_categories(self, categories: Mapping[SubClassKey, Sequence[str]]) -> "Taxonomy":
         """Return a copy whose sub-classes have these categories."""
         classes = []
         for major in self.classes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from latent2pixel.data.prompting.asking import Asker, Usage
+from latent2pixel.data.prompting.asking import Asker, Usage, cost_of
 from latent2pixel.data.prompting.expand import expand_taxonomy
 from latent2pixel.data.prompting.folder import (
     REPLIES,
@@ -127,7 +127,7 @@ class _Run:
 
     async def run(self) -> PromptsReport:
         claim_folder(self.folder, self.manifest)
-        journal = Journal(self.folder / REPLIES)
+        self.journal = journal = Journal(self.folder / REPLIES)
         writer, auditor = self.models
         try:
             self.writer = Asker(writer, journal, settings=self.asking, usage=self.usage)
@@ -195,9 +195,8 @@ class _Run:
                     # The auditor may be down while the writer is not: nothing more is to be paid for.
                     raise self.writer.stop(self.auditor.stop(error)) from error
                 bar.update(len(batch.places))
-                bar.set_postfix_str(
-                    f"{self.usage.tokens_in + self.usage.tokens_out} tokens, cost {self.usage.cost:.4f}"
-                )
+                num_tokens = self.journal.tokens_in + self.journal.tokens_out
+                bar.set_postfix_str(f"{num_tokens} tokens, cost {cost_of(self.journal, self.asking):.4f}")
                 return result
 
             ended = await asyncio.gather(*map(one, batches), return_exceptions=True)
@@ -290,6 +289,8 @@ class _Run:
             wanted=self.settings.num,
             unanswered=self.unanswered,
             rounds=self.rounds,
+            journal=self.journal,
+            cost=cost_of(self.journal, self.asking),
             usage=self.usage,
             seconds=time.monotonic() - self.started,
         )
