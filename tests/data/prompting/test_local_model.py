@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tests.tiny.language_model import save_tiny_language_model
+from tests.tiny.language_model import CHAT_TEMPLATE, save_tiny_language_model
 
 from latent2pixel.data.prompting.language_model import Question
 from latent2pixel.data.prompting.local_model import load_local_model
@@ -63,6 +63,13 @@ def test_a_reply_that_reaches_the_limit_is_told(folder):
 
 def test_a_model_without_chat_template(tmp_path):
     model = load_local_model(str(save_tiny_language_model(tmp_path / "base", chat_template=None)))
+    (reply,) = ask(model, question(writer_schema(1)))
+    assert set(read_items(reply.text, "prompts", WrittenPrompt, num=1)) == {1}
+
+
+def test_a_template_without_system_role(tmp_path):
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT_TEMPLATE
+    model = load_local_model(str(save_tiny_language_model(tmp_path / "two", chat_template=refusing)))
     (reply,) = ask(model, question(writer_schema(1)))
     assert set(read_items(reply.text, "prompts", WrittenPrompt, num=1)) == {1}
 

@@ -1,10 +1,11 @@
 """What servers do with the parameters that they are sent, and what is made of their errors."""
 
 import asyncio
+import json
 import time
 
 import pytest
-from tests.tiny.llm_server import error, llm_server
+from tests.tiny.llm_server import completion, error, llm_server, send
 
 from latent2pixel.data.prompting.language_model import Question, QuestionRefused, TemporaryFailure
 from latent2pixel.data.prompting.openai_model import OpenAIModel
@@ -90,6 +91,20 @@ def test_a_refused_parameter_is_left_out_from_then_on(behave, sent_at_last):
     assert {name: second.get(name) for name in expected} == expected
     # The second question was not refused once more.
     assert len(server.requests) <= 4
+
+
+def test_a_model_without_system_role():
+    def behave(server, handler, request, number):
+        has_system = any(message["role"] == "system" for message in request["messages"])
+        return has_system and error(handler, 400, "System role not supported")
+
+    with llm_server(lambda *request: behave(*request) or send(request[1], completion("{}"))) as server:
+        ask(server, question(), question(seed=4))
+        assert len(server.requests) == 3
+        (message,) = server.requests[-1]["messages"]
+        assert server.requests[-1]["response_format"]["type"] == "json_schema"
+    assert message["content"].startswith("Type of prompt: simple")
+    assert json.loads(message["content"].split("The data:\n")[1]) == question().data
 
 
 def test_a_question_refused_for_its_content_does_not_cost_the_others_the_schema():

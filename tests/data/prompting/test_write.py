@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 import pytest
 from tests.tiny.llm_server import completion, data_of, error, good_answer, llm_server, send, task_of
@@ -81,20 +82,36 @@ def test_other_settings_are_refused(write):
     assert refused.value.found == "seed = 1"
 
 
-@pytest.mark.parametrize("keep", [1, 3, 5])
+def strict(server, handler, request, number):
+    """Reject some prompts, forget some, and refuse some questions: by their words, so that each run meets the same."""
+    answer, chosen = json.loads(good_answer(request)), lambda entry: zlib.crc32(json.dumps(entry).encode()) % 4
+    if task_of(request) == "write":
+        answer["prompts"] = [entry for entry in answer["prompts"] if chosen(entry)]
+        if chosen(request["messages"]) == 1:
+            return send(handler, completion("I'm sorry, but I can't do that."))
+    else:
+        for item, verdict in zip(data_of(request)["items"], answer["verdicts"], strict=True):
+            verdict["is_valid"] = chosen(item["prompt"]) > 0
+    return send(handler, completion(json.dumps(answer)))
+
+
+@pytest.mark.parametrize("keep", [1, 5, 30, 60])
 def test_goes_on_after_a_kill(write, tmp_path, keep):
     """What a killed run leaves is a beginning of the replies, the last line perhaps cut: only the others are asked."""
-    with llm_server() as server:
-        write(server, folder=tmp_path / "whole")
+    with llm_server(strict) as server:
+        report = write(server, folder=tmp_path / "whole", num=40)
+        assert report.rounds > 2
+        assert report.rejected.keys() == {"schema", "judge"}
         num = len(server.requests)
+        assert num > 61
         killed = tmp_path / "killed"
-        write(server, folder=killed)
+        write(server, folder=killed, num=40)
         lines = (killed / "replies.jsonl").read_bytes().splitlines(keepends=True)
         (killed / "replies.jsonl").write_bytes(b"".join(lines[:keep]) + lines[keep][:40])
         (killed / "prompts.jsonl").unlink()
         (killed / "rejected.jsonl").unlink()
         server.requests.clear()
-        report = write(server, folder=killed)
+        report = write(server, folder=killed, num=40)
     assert len(server.requests) == num - keep
     assert report.new_replies == num - keep
     assert files(killed) == files(tmp_path / "whole")
@@ -212,6 +229,16 @@ def test_a_server_that_never_answers_ends_in_bounded_time(write, tmp_path):
     assert "questions in succession without a reply" in told.value.found
     assert "timeout" in told.value.found
     assert json.loads((tmp_path / "prompts" / "manifest.json").read_text())["report"]["unanswered"] == 60
+
+
+def test_a_slow_reply_is_asked_for_again(write):
+    def behave(server, handler, request, number):
+        server.end.wait(0.6)
+        return False
+
+    with llm_server(first_time(behave)) as server:
+        report = write(server, num=4, asking={"timeout_s": 0.3})
+    assert (report.kept, report.failures) == (4, {"timeout": report.new_replies})
 
 
 def test_bytes_now_and_then_do_not_extend_the_wait(write):

@@ -67,7 +67,9 @@ class PromptsReport:
             lines.append(f"failures: {_listed(self.failures)}")
         if self.missing:
             why = f", {self.unanswered} of them without a reply" if self.unanswered else ""
-            lines.append(f"{self.missing} places are empty{why}; the same command with more rounds goes on")
+            lines.append(
+                f"{self.missing} places are empty{why}; the same command with more rounds (--set rounds=N) goes on"
+            )
         return "\n".join(lines)
 
 

@@ -29,6 +29,12 @@ class Question:
     places: tuple[tuple[str, int], ...] = ()
     """Sub-class of each item and its number there, for writers without a language model; no server is told."""
 
+    def messages(self, *, has_system: bool) -> list[dict[str, str]]:
+        """Return the chat; without a system role the instructions stand before the data in one message."""
+        if has_system:
+            return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user_message()}]
+        return [{"role": "user", "content": f"{self.system}\n\nThe data:\n{self.user_message()}"}]
+
     def user_message(self) -> str:
         """Return the data as JSON text in which no string can be read as a control token.
 

@@ -79,18 +79,16 @@ class LocalModel:
         return Reply(text=text, is_cut=is_cut, tokens_in=num_in, tokens_out=len(said))
 
     def _prompt(self, question: Question) -> str:
+        from jinja2 import TemplateError
+
         if not self._tokenizer.chat_template:
             return f"{question.system}\n\n{question.user_message()}\n\n"
-        messages = [
-            {"role": "system", "content": question.system},
-            {"role": "user", "content": question.user_message()},
-        ]
         # enable_thinking: constrained replies have no room for thoughts; templates without the switch ignore it.
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        )
+        options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+        try:
+            return str(self._tokenizer.apply_chat_template(question.messages(has_system=True), **options))
+        except TemplateError:  # how templates refuse the system role
+            return str(self._tokenizer.apply_chat_template(question.messages(has_system=False), **options))
 
     def _processor(self, question: Question) -> Any:
         """Return what holds a reply to the schema; compiling one takes seconds, and a run needs a handful."""

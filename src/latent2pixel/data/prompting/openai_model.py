@@ -7,6 +7,7 @@ every reply is counted and kept.
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,13 @@ class _Offer:
     response_format: str = OFFERS[0]
     left_out: frozenset[str] = frozenset()
     token_limit: str = "max_tokens"
+    has_system: bool = True
+    """Whether the instructions are a message of their own; some models know no such role."""
 
     def lowered(self, told: str) -> "_Offer | None":
         """Return the next offer after a refusal, the one that the server's words name first; None: there is none."""
+        if self.has_system and re.search(r"system.{0,20}role|role.{0,20}system", told, re.IGNORECASE):
+            return replace(self, has_system=False)
         if "max_tokens" in told and self.token_limit == "max_tokens":
             return replace(self, token_limit="max_completion_tokens")
         for name in OPTIONAL:
@@ -159,10 +164,7 @@ class OpenAIModel:
         await self._client.close()
 
     async def _send(self, question: Question, offer: _Offer) -> Reply:
-        messages = [
-            {"role": "system", "content": question.system},
-            {"role": "user", "content": question.user_message()},
-        ]
+        messages = question.messages(has_system=offer.has_system)
         create: Any = self._client.chat.completions.with_raw_response.create
         call = create(
             model=self._model, messages=messages, extra_body=self._extra_body or None, **offer.parameters(question)

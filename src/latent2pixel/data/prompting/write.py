@@ -37,6 +37,9 @@ from latent2pixel.data.prompting.taxonomy import Taxonomy, save_taxonomy
 from latent2pixel.data.prompting.templates import Templates
 from latent2pixel.errors import EndpointError
 
+MAX_REASON = 300
+"""Characters kept of an auditor's reason, which should have 20 words."""
+
 
 def write_prompts(
     folder: Path,
@@ -309,7 +312,8 @@ def _judged(group: Sequence[Written], verdicts: dict[int, Verdict], result: _Bat
             result.passed.append(one)
         else:
             reason = f"{verdict.criterion}: {verdict.reason}" if verdict.criterion != "none" else verdict.reason
-            result.rejected.append(_rejected(one, Objection(stage="judge", reason=reason or "no reason given")))
+            short = reason[:MAX_REASON] or "no reason given"
+            result.rejected.append(_rejected(one, Objection(stage="judge", reason=short)))
     return left
 
 
