@@ -1,6 +1,8 @@
 """``l2p data prompts`` and ``l2p data taxonomy`` from their arguments to what they print."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +11,8 @@ from tests.tiny.llm_server import llm_server
 from typer.testing import CliRunner
 
 from latent2pixel.cli.app import app
+from latent2pixel.data.prompting.settings import AskSettings, PromptSettings
+from latent2pixel.data.prompting.taxonomy import load_taxonomy
 from latent2pixel.data.prompts import load_prompts
 from latent2pixel.errors import ConfigError, EndpointError
 
@@ -101,3 +105,11 @@ def test_no_server(tmp_path):
         run("prompts", tmp_path / "p", "--model", "m", "--base-url", server.base_url, *few)
     assert "connection" in told.value.found
     assert (tmp_path / "p" / "manifest.json").exists()
+
+
+def test_the_page_names_every_setting():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    names = {field.name for settings in (PromptSettings, AskSettings) for field in fields(settings)}
+    missing = {name for name in names - {"num", "seed"} if f"`{name}`" not in page}
+    assert not missing
+    assert f"{load_taxonomy().num_categories()} categories" in page
