@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from latent2pixel.data.prompting.language_model import LanguageModel
     from latent2pixel.data.prompting.settings import AskSettings, PromptSettings
+    from latent2pixel.data.prompting.taxonomy import Taxonomy
 
 BACKENDS = ("openai", "transformers", "world")
 
@@ -40,8 +41,6 @@ def prompts(
     """Write and audit prompts with a language model: prompts.jsonl, rejected.jsonl with reasons, manifest.json."""
     from dataclasses import asdict
 
-    import yaml
-
     from latent2pixel.data.prompting.taxonomy import SHIPPED, load_taxonomy
     from latent2pixel.data.prompting.templates import load_templates
     from latent2pixel.data.prompting.write import write_prompts
@@ -53,9 +52,7 @@ def prompts(
         _require_world(settings, taxonomy or templates)
     classes = world_taxonomy() if backend == "world" else load_taxonomy(taxonomy or SHIPPED)
     if dry_run:
-        shares = {"/".join(key): count for key, count in classes.counts(settings.num).items()}
-        resolved = {**asdict(settings), **asdict(asking), "categories": classes.num_categories(), "shares": shares}
-        typer.echo(json.dumps(resolved) if as_json else yaml.safe_dump(resolved, sort_keys=False).rstrip())
+        _show(settings, asking, classes, as_json=as_json)
         return
     if backend == "world":
         report = write_world_prompts(out, level=level, num=settings.num, seed=settings.seed)
@@ -107,6 +104,17 @@ def _settings(options: dict[str, int], overrides: list[str]) -> "tuple[PromptSet
     of_asking = {field.name for field in fields(AskSettings)}
     asking = build_config(AskSettings, {key: value for key, value in given.items() if key in of_asking})
     return build_config(PromptSettings, {key: value for key, value in given.items() if key not in of_asking}), asking
+
+
+def _show(settings: "PromptSettings", asking: "AskSettings", classes: "Taxonomy", *, as_json: bool) -> None:
+    """Print what would be done: all settings, and the prompts of each sub-class."""
+    from dataclasses import asdict
+
+    import yaml
+
+    shares = {"/".join(key): count for key, count in classes.counts(settings.num).items()}
+    resolved = {**asdict(settings), **asdict(asking), "categories": classes.num_categories(), "shares": shares}
+    typer.echo(json.dumps(resolved) if as_json else yaml.safe_dump(resolved, sort_keys=False).rstrip())
 
 
 def _require_backend(backend: str, model: str) -> None:

@@ -22,8 +22,11 @@ def taxonomy():
 def write(tmp_path, taxonomy):
     """Write prompts from a server into a folder."""
 
-    def run(server, *, folder: Path = tmp_path / "prompts", num=20, classes=taxonomy, asking=None, **settings):
+    def run(
+        server, *, folder: Path = tmp_path / "prompts", num=20, classes=taxonomy, asking=None, auditor=None, **settings
+    ):
         limits = AskSettings(**FAST | (asking or {}))
+        judge = auditor and OpenAIModel("judge", base_url=auditor.base_url, timeout_s=limits.timeout_s)
         return write_prompts(
             folder,
             taxonomy=classes,
@@ -31,6 +34,7 @@ def write(tmp_path, taxonomy):
             settings=PromptSettings(num=num, **settings),
             asking=limits,
             writer=OpenAIModel("tiny", base_url=server.base_url, timeout_s=limits.timeout_s),
+            auditor=judge,
             backend="openai",
         )
 

@@ -1,6 +1,8 @@
 """Limits: how many questions at a time, how fast, and how long it takes to give up."""
 
 import asyncio
+import resource
+import sys
 import time
 
 import pytest
@@ -8,6 +10,9 @@ import pytest
 from latent2pixel.data.prompting.asking import Asker, Usage
 from latent2pixel.data.prompting.journal import Journal
 from latent2pixel.data.prompting.language_model import Question, QuestionRefused, Reply, TemporaryFailure
+from latent2pixel.data.prompting.local_model import LocalModel
+from latent2pixel.data.prompting.near_duplicates import load_encoder, near_duplicates
+from latent2pixel.data.prompting.openai_model import OpenAIModel
 from latent2pixel.data.prompting.settings import AskSettings
 from latent2pixel.errors import ConfigError, EndpointError, StateError
 
@@ -129,6 +134,41 @@ def test_damaged_journal_is_named(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"key": "a"\n{"key": "b", "task": "write", "text": "x"}\n')
     with pytest.raises(StateError, match="Line 1 of"):
         Journal(tmp_path / "r.jsonl")
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    """A limit on the file's size stands for the disk: half a line goes, and later ones are read back."""
+    path, (before, after) = tmp_path / "r.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = Journal(path)
+    journal.add("a", Reply(text="first"), task="write")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, after))
+        with pytest.raises(OSError, match="too large"):
+            journal.add("b", Reply(text="x" * 1000), task="write")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, after))
+    journal.add("c", Reply(text="third"), task="write")
+    journal.close()
+    again = Journal(path)
+    assert [again.reply(key) and again.reply(key).text for key in "abc"] == ["first", None, "third"]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("package", "build"),
+    [
+        ("openai", lambda: OpenAIModel("m", base_url="http://localhost:1/v1", timeout_s=1)),
+        ("outlines", lambda: LocalModel(None, None, name="m")),
+        ("semhash", lambda: near_duplicates([], [("a", "b")], encoder=None, threshold=0.5)),
+        ("model2vec", lambda: load_encoder("folder")),
+    ],
+)
+def test_a_missing_package_is_named_with_the_extra(monkeypatch, package, build):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError) as missing:
+        build()
+    assert package in missing.value.found
+    assert "latent2pixel[data]" in missing.value.fix
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,18 @@ def test_what_no_repetition_mends_stops_at_once(write, status, code):
         assert len(server.requests) <= 2
 
 
+def test_no_prompt_is_paid_for_once_the_auditor_is_gone(write):
+    """Wrong key for the auditor alone: the writer's questions stop too."""
+
+    def behave(server, handler, request, number):
+        return error(handler, 401)
+
+    gone = pytest.raises(EndpointError, match="does not serve judge")
+    with llm_server() as server, llm_server(behave) as auditor, gone:
+        write(server, auditor=auditor, num=100, asking={"concurrency": 2})
+    assert len(server.requests) <= 4
+
+
 def test_budget_stops_the_run_and_more_money_goes_on(write):
     prices = {"price_in": 100.0, "price_out": 200.0, "concurrency": 1}  # 0.02 a reply
     with llm_server() as server:

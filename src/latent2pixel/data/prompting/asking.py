@@ -64,11 +64,6 @@ class Asker:
         self._stop_error: EndpointError | None = None
         self._stopped = asyncio.Event()
 
-    @property
-    def model_name(self) -> str:
-        """Return the name of the model that is asked."""
-        return self._model.name
-
     async def ask(self, question: Question, read: Callable[[str], Result]) -> Outcome[Result]:
         """Ask until a reply can be read.
 
@@ -91,7 +86,8 @@ class Asker:
                 self._count_failure("given up", str(error))
                 return Outcome(reason=f"no reply: {error}", is_unanswered=True)
             except EndpointError as error:
-                raise self.stop(error) from error
+                self.stop(error)
+                raise
             try:
                 if reply.refusal:
                     raise ReplyError(f"the model refused: {reply.refusal}")
@@ -102,15 +98,14 @@ class Asker:
                 outcome = Outcome(reason=f"{error}{cut}", text=reply.text)
         return outcome
 
-    def stop(self, error: EndpointError) -> EndpointError:
+    def stop(self, error: EndpointError) -> None:
         """Let no further question go out; those under way end, since their replies may have to be paid for.
 
-        Returns:
-            The error of the first call, which every later question raises.
+        Args:
+            error: Raised by every later question, unless an earlier call gave another.
         """
         self._stop_error = self._stop_error or error
         self._stopped.set()
-        return self._stop_error
 
     async def _reply(self, question: Question) -> Reply:
         """Return the reply that is kept, or a new one, which is kept."""
@@ -166,14 +161,14 @@ class Asker:
         self.usage.failures[kind] += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._settings.stop_after:
-            raise self.stop(
-                EndpointError(
-                    "The endpoint does not answer",
-                    found=f"{self._failed_in_a_row} questions in succession without a reply; the last: {told}",
-                    expected="replies",
-                    fix="Check the server. What was paid for is kept: the same command goes on.",
-                )
+            error = EndpointError(
+                "The endpoint does not answer",
+                found=f"{self._failed_in_a_row} questions in succession without a reply; the last: {told}",
+                expected="replies",
+                fix="Check the server. What was paid for is kept: the same command goes on.",
             )
+            self.stop(error)
+            raise error
 
     async def _sleep(self, wait_s: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

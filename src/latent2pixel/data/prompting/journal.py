@@ -5,8 +5,9 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from latent2pixel.data.prompting.language_model import Question, Reply
 from latent2pixel.errors import StateError
@@ -38,11 +39,11 @@ class Journal:
         self.without_count = 0
         """Replies whose tokens the server did not tell: they are missing in the tokens."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("ab+")
+        self._file: FileIO = path.open("ab+", buffering=0)
         try:
             _lock(self._file, path)
             self._file.seek(0)
-            self._load(self._file.read(), path)
+            self._load(self._file.readall(), path)
         except StateError:
             self._file.close()
             raise
@@ -54,9 +55,7 @@ class Journal:
     def add(self, key: str, reply: Reply, *, task: str) -> None:
         """Keep a reply: it is on the disk when this returns."""
         line = json.dumps({"key": key, "task": task, **asdict(reply)}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._append(line.encode() + b"\n")
         self._count(key, reply, task)
 
     def close(self) -> None:
@@ -69,6 +68,17 @@ class Journal:
         self.tokens_in += reply.tokens_in or 0
         self.tokens_out += reply.tokens_out or 0
         self.without_count += reply.tokens_in is None or reply.tokens_out is None
+
+    def _append(self, line: bytes) -> None:
+        """Write a line whole or not at all: a full disk must not leave half of one between others."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) or 0 :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def _load(self, content: bytes, path: Path) -> None:
         whole = content[: content.rfind(b"\n") + 1]
@@ -88,7 +98,7 @@ class Journal:
                 ) from error
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _lock(file: FileIO, path: Path) -> None:
     """Keep a second process from paying for the same questions; the lock ends with the process."""
     try:
         import fcntl

@@ -5,6 +5,7 @@ For a machine without a server. A server such as vLLM answers many questions at 
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class LocalModel:
         self._outlines = outlines
         self._model = outlines.from_transformers(model, tokenizer)
         self._processors: dict[str, Any] = {}
-        self._busy = asyncio.Lock()
+        self._busy = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -47,11 +48,14 @@ class LocalModel:
 
     async def ask(self, question: Question) -> Reply:
         """Return one reply, of the schema's form unless it reaches the token limit first."""
-        async with self._busy:
-            return await asyncio.to_thread(self._answer, question)
+        return await asyncio.to_thread(self._answer_alone, question)
 
     async def close(self) -> None:
         """Nothing is open."""
+
+    def _answer_alone(self, question: Question) -> Reply:
+        with self._busy:
+            return self._answer(question)
 
     def _answer(self, question: Question) -> Reply:
         import torch

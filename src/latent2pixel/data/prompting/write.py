@@ -61,7 +61,7 @@ def write_prompts(
         templates: System prompts.
         settings: What decides the prompts.
         asking: How the model is asked.
-        writer: Writes prompts, and categories if the taxonomy is to be extended.
+        writer: Writes prompts, and categories if the taxonomy is to be extended; closed at the end, as the auditor is.
         auditor: Judges them; None takes the writer.
         backend: For the manifest.
 
@@ -196,7 +196,9 @@ class _Run:
                         result = await self._write(batch)
                 except EndpointError as error:
                     # The auditor may be down while the writer is not: nothing more is to be paid for.
-                    raise self.writer.stop(self.auditor.stop(error)) from error
+                    self.writer.stop(error)
+                    self.auditor.stop(error)
+                    raise
                 bar.update(len(batch.places))
                 num_tokens = self.journal.tokens_in + self.journal.tokens_out
                 bar.set_postfix_str(f"{num_tokens} tokens, cost {cost_of(self.journal, self.asking):.4f}")
