@@ -47,6 +47,10 @@ class DataError(L2PError):
     """Prompts, records or images that cannot be used."""
 
 
+class EndpointError(L2PError):
+    """A server of a language model that cannot be reached, or refuses to work."""
+
+
 class StateError(L2PError):
     """A run that cannot go on from what its folder holds."""
 

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 MAIN = "from latent2pixel.cli.app import app, main"
-COMMANDS = ["", "demo", "convert", "ladder", "train", "generate", "data", "data filter", "data synthesize", "world"]
+COMMANDS = [
+    "",
+    "demo",
+    "convert",
+    "ladder",
+    "train",
+    "generate",
+    "data",
+    "data filter",
+    "data synthesize",
+    "data prompts",
+    "data taxonomy",
+    "world",
+]
 
 
 def start(script):

@@ -1,5 +1,7 @@
 """The rule-based auditor: what it keeps matters as much as what it rejects."""
 
+# ruff: noqa: RUF001 (Chinese punctuation is meant)
+
 import pytest
 
 from latent2pixel.data.judge import MAX_CHARACTERS, audit, reason_against
@@ -23,6 +25,8 @@ DETAILED = (
         "a man who says hello to a child",
         "a bat, man made of stone",
         "a denuded hill under a gray sky",
+        "雪地里睡着一只红狐",
+        '木门上方挂着一块牌子，写着"老街面馆"',
     ],
 )
 def test_valid(text):
@@ -40,6 +44,11 @@ def test_valid(text):
         ('a sign that reads "OPEN', "text rendering: a double quote without"),
         ("a sign that reads OPEN", "text rendering: displayed text without"),
         ("a shop sign saying OPEN", "text rendering: displayed text without"),
+        ("狐", "format: fewer than two words"),
+        ("红狐，雪地，黄昏，白桦，远山", "format: a list of tags"),
+        ("木牌上写着老街面馆", "text rendering: displayed text without"),
+        ("画面血腥的战场", "safety: '血腥'"),
+        ("米老鼠在雨中跳舞", "copyright: '米老鼠'"),
         ("a naked man on a beach", "safety: 'naked'"),
         ("a Nike's shoe on a table", "copyright: 'nike'"),
         ("Mickey  Mouse dances in the rain", "copyright: 'mickey mouse'"),

@@ -16,6 +16,16 @@ def test_round_trip(tmp_path):
     assert load_prompts(tmp_path / "p.jsonl") == prompts
 
 
+def test_fields_that_are_optional_or_unknown(tmp_path):
+    told = {"category": "red fox", "kind": "simple", "language": "en"}
+    records = [RECORD, RECORD | told | {"id": "1", "round": 2, "score": None}, RECORD | {"id": "2", "kind": 7}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    plain, full, odd = load_prompts(tmp_path / "p.jsonl")
+    assert (plain.category, plain.kind, plain.language) == ("", "", "")
+    assert full == Prompt(**RECORD | told | {"id": "1"})
+    assert odd.kind == ""
+
+
 @pytest.mark.parametrize(
     ("records", "text"),
     [

@@ -66,7 +66,8 @@ def test_folder_is_a_training_set(pipe, tmp_path):
     assert {image.shape for image in made.values()} == {(SIZE_PX, SIZE_PX, 3)}
     assert len({image.tobytes() for image in made.values()}) == 6
     record = read_records(tmp_path / "out" / "shard-00000" / "metadata.jsonl")[0]
-    assert set(record) == {"file_name", "id", "prompt", "major_class", "sub_class", "seed"}
+    told = {"id", "prompt", "major_class", "sub_class", "category", "kind", "language"}
+    assert set(record) == {"file_name", "seed", *told}
     assert len(ImageFolderDataset(tmp_path / "out", SIZE_PX)) == 6
 
 

@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
+from latent2pixel.cli import data_prompts
+
 app = typer.Typer(help="Prompts, their filter, and images made by the source.", no_args_is_help=True)
+app.command("prompts")(data_prompts.prompts)
+app.command("taxonomy")(data_prompts.taxonomy_file)
 
 
 @app.command("filter")

@@ -1,5 +1,7 @@
 """The prompt filter: a strict auditor by rules, for the paper's criteria that rules can decide."""
 
+# ruff: noqa: RUF001 (Chinese punctuation is meant)
+
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ MIN_TAG_COMMAS = 4
 QUALITY_TAGS = ("masterpiece", "best quality", "8k", "4k", "hdr", "trending on artstation", "ultra detailed", "uhd")
 """Words of tag lists that describe no content."""
 UNSAFE = ("nude", "naked", "nsfw", "porn", "sexual", "gore", "beheaded", "suicide", "swastika", "child abuse")
+UNSAFE_ZH = ("裸体", "裸露", "色情", "性感暴露", "血腥", "自杀", "斩首", "纳粹", "虐童")
 """Least list for safety; a language model judges better, this one needs none."""
 PROTECTED = (
     "mickey mouse",
@@ -28,8 +31,14 @@ PROTECTED = (
     "disney",
 )
 """Least list of brands and characters, for the same reason."""
+PROTECTED_ZH = ("米老鼠", "皮卡丘", "蜘蛛侠", "蝙蝠侠", "可口可乐", "耐克", "麦当劳", "迪士尼", "哆啦a梦")
+HAN = "\u3400-\u9fff"
+"""Chinese characters, as a range of a regular expression."""
+WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+")
+"""A word, or one Chinese character, which is about as much: Chinese writes no spaces."""
 DISPLAYING = re.compile(
-    r"\b(?:text|words?|sign|caption|title|label|slogan)\s+(?:(?:that|which)\s+)?(?:reads?|says?|saying|reading)\b",
+    r"\b(?:text|words?|sign|caption|title|label|slogan)\s+(?:(?:that|which)\s+)?(?:reads?|says?|saying|reading)\b"
+    r"|写着|写有|印着|印有|刻着|题着|标题是|标题为",
     re.IGNORECASE,
 )
 """Phrases that announce text in the picture, which must then stand in double quotes."""
@@ -69,9 +78,9 @@ def audit(prompts: Iterable[Prompt]) -> Audit:
 
 def reason_against(text: str) -> str | None:
     """Return why a prompt is refused, or None for a valid one."""
-    words = re.findall(r"\w+", text)
+    words = WORD.findall(text)
     lowered = _padded_words(text)
-    commas = text.count(",")
+    commas = sum(map(text.count, ",，、"))
     if len(words) < 2:
         return "format: fewer than two words"
     if len(text) > MAX_CHARACTERS:
@@ -84,9 +93,9 @@ def reason_against(text: str) -> str | None:
         return "text rendering: a double quote without its partner"
     if DISPLAYING.search(text) and '"' not in text:
         return "text rendering: displayed text without double quotes"
-    if word := _first_found(UNSAFE, lowered):
+    if word := _first_found(UNSAFE, lowered) or _first_within(UNSAFE_ZH, lowered):
         return f"safety: {word!r}"
-    if name := _first_found(PROTECTED, lowered):
+    if name := _first_found(PROTECTED, lowered) or _first_within(PROTECTED_ZH, lowered):
         return f"copyright: {name!r}"
     return None
 
@@ -96,6 +105,11 @@ def _first_found(phrases: Iterable[str], lowered: str) -> str | None:
         if _padded_words(phrase) in lowered:
             return phrase
     return None
+
+
+def _first_within(phrases: Iterable[str], lowered: str) -> str | None:
+    """Return the first phrase anywhere in a text: Chinese words have no edges to look for."""
+    return next((phrase for phrase in phrases if phrase in lowered), None)
 
 
 def _padded_words(text: str) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 from latent2pixel.errors import DataError
 from latent2pixel.io.records import read_records, write_records
 
+OPTIONAL = ("category", "kind", "language")
+"""Fields that older files and other people's files may lack."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -22,10 +25,16 @@ class Prompt:
     """The text that the source model is given."""
     major_class: str
     sub_class: str
+    category: str = ""
+    """Fine category, such as "red fox"; empty where nobody told."""
+    kind: str = ""
+    """"simple" or "detailed"; empty where nobody told."""
+    language: str = ""
+    """"en" or "zh"; empty where nobody told."""
 
 
 def load_prompts(path: Path) -> list[Prompt]:
-    """Load prompts from a JSON-lines file.
+    """Load prompts from a JSON-lines file; fields that a prompt does not have are ignored.
 
     Raises:
         DataError: The file cannot be read, a field is missing, or an id comes twice.
@@ -42,7 +51,8 @@ def load_prompts(path: Path) -> list[Prompt]:
                 expected="text in id, prompt, major_class and sub_class; every id once",
                 fix="Correct or remove the record.",
             )
-        prompt = Prompt(**fields)  # type: ignore[arg-type]
+        told = {key: value for key in OPTIONAL if isinstance(value := record.get(key), str)}
+        prompt = Prompt(**fields, **told)  # type: ignore[arg-type]
         seen.add(prompt.id)
         prompts.append(prompt)
     if not prompts:

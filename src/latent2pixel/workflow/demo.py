@@ -22,8 +22,7 @@ from torch import Tensor
 
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
-from latent2pixel.data.judge import audit
-from latent2pixel.data.prompts import Prompt
+from latent2pixel.data.prompts import Prompt, load_prompts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
@@ -38,7 +37,8 @@ from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.workflow.fit_images import load_fit_images
 from latent2pixel.workflow.transfer import TransferReport, transfer
-from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
+from latent2pixel.workflow.world_prompts import write_world_prompts
+from latent2pixel.world.captions import Caption, heldout_captions
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.score import Score, score_folder, score_images
 from latent2pixel.world.source_model import SHIPPED_SOURCE
@@ -162,12 +162,11 @@ class _Demo:
 
     def _prompts(self) -> list[Prompt]:
         """Return training captions that pass the filter, an equal number of each task."""
-        drawn = draw_captions(self.level, "train", self.config.num_prompts, seed=self.config.seed)
-        distinct = {caption.text: caption for caption in drawn}
-        prompts = [_as_prompt(index, caption) for index, caption in enumerate(distinct.values())]
-        judged = audit(prompts)
-        self.announce(f"{len(judged.kept)} prompts kept, {len(judged.rejected)} rejected by the filter")
-        return judged.kept
+        folder = self.out / "prompts"
+        config = self.config
+        report = write_world_prompts(folder, level=config.level, num=config.num_prompts, seed=config.seed)
+        self.announce(f"{report.kept} prompts kept, {sum(report.rejected.values())} rejected")
+        return load_prompts(folder / "prompts.jsonl")
 
     def _heldout_prompts(self) -> list[Prompt]:
         wanted = heldout_captions(self.level, self.config.num_captions, seed=self.config.seed)

@@ -1,0 +1,1 @@
+"""Prompts by a language model: taxonomy, plan, templates, questions, audit, and the folder that they fill."""
