@@ -1,10 +1,10 @@
 """What a training of published sources takes on a card, by the estimate of `l2p train --dry-run`.
 
-python benchmarks/train_memory.py [--releases NAME ...] [--size 1024] [--json]
+python benchmarks/train_memory.py [--releases NAME ...] [--size 1024] [--images 1] [--json]
 
-From published configurations, without a weight: recipe `paper`, activations recomputed, one image at a time, a prompt
-of 200 tokens where the source takes prompts at their own length. Frozen weights as stored (bfloat16), in int8 and in
-NF4; AdamW in float32 and in 8 bits. GiB; the last columns are the largest batch of one process that fits a card.
+From published configurations, without a weight: recipe `paper`, activations recomputed, one image or more at a time, a
+prompt of 200 tokens where the source takes prompts at their own length. Frozen weights as stored (bfloat16), in int8 and
+in NF4; AdamW in float32 and in 8 bits. GiB; the last columns are the largest batch of one process that fits a card.
 """
 
 import argparse
@@ -46,12 +46,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--releases", nargs="+", default=["Z-Image", "FLUX.1 dev", "Qwen-Image"])
     parser.add_argument("--size", type=int, default=1024, help="image size in pixels")
+    parser.add_argument("--images", type=int, default=1, help="of one process at a time")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.releases:
         for freezing in ("paper", "output"):
-            rows += rows_of(name, TrainConfig(freezing=freezing, image_size_px=arguments.size))
+            config = TrainConfig(freezing=freezing, image_size_px=arguments.size)
+            rows += rows_of(name, config, images=arguments.images)
     if arguments.json:
         print(json.dumps({"unit": "GiB", "rows": rows}))
         return
@@ -68,7 +70,7 @@ def main() -> None:
         print("| " + " | ".join(names + numbers + batches) + " |")
 
 
-def rows_of(name: str, config: TrainConfig) -> list[dict[str, Any]]:
+def rows_of(name: str, config: TrainConfig, *, images: int) -> list[dict[str, Any]]:
     """Return the estimates of a release, one for each way to hold its weights."""
     release = next(each for each in releases() if each.release == name)
     model = load_pixel_class(release.family).from_config_of(full_config(release), pixel_patch_size=release.patch_px)
@@ -81,7 +83,7 @@ def rows_of(name: str, config: TrainConfig) -> list[dict[str, Any]]:
     print(f"{name}, {config.freezing}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     return [
         {"release": name, "freezing": config.freezing, **way}
-        | describe(measured.estimate(**way), images=1, cards_gb=CARDS_GB)
+        | describe(measured.estimate(**way), images=images, cards_gb=CARDS_GB)
         for way in WAYS
     ]
 
