@@ -1,0 +1,48 @@
+"""``generate_shard`` as a step of a datatrove pipeline. Imports datatrove: ``executors`` tells what to install."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.base import PipelineStep
+
+MAX_STARTS = 4
+"""Starts of one rank's process: datatrove's own executors start a killed task four times as well."""
+
+
+class ShardStep(PipelineStep):
+    """One rank's share of the images, made by a process of its own.
+
+    The executors run steps in a pool of processes, which waits for ever for one that was killed, and are told of errors
+    by pickling them. A process of its own can be killed, such as for want of memory, and started again; what it says
+    goes to a file.
+
+    Args:
+        task: Saved ``ImageTask``.
+        logs: Receives one file a rank.
+    """
+
+    type = "latent2pixel"
+    name = "images"
+
+    def __init__(self, task: Path, logs: Path) -> None:
+        super().__init__()
+        self.task, self.logs = str(task), str(logs)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        """Make the share, starting again where the process was killed; failures are for the caller to find."""
+        command = [sys.executable, "-m", "latent2pixel.data.generate_shard", self.task, str(rank), str(world_size)]
+        with log_of(Path(self.logs), rank).open("wb") as log:
+            for _ in range(MAX_STARTS):
+                ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
+                if ended.returncode >= 0:  # below: the number of the signal that killed it
+                    break
+                self.stat_update("killed")
+        self.stat_update("failed" if ended.returncode else "done")
+        return data
+
+
+def log_of(logs: Path, rank: int) -> Path:
+    """Return the file that a rank's process writes to."""
+    return logs / f"rank-{rank:05d}.log"
