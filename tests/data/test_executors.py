@@ -14,6 +14,7 @@ from tests.data.test_synthesize import TEXTS, images, largest_difference
 from tests.tiny import EXAMPLES, save_tiny_pipeline
 
 import latent2pixel
+from latent2pixel.config import dump_yaml
 from latent2pixel.data.executors import LOGS, Resources, run_everywhere
 from latent2pixel.data.generate_shard import ImageTask, generate_shard
 from latent2pixel.errors import ConfigError, StateError
@@ -95,6 +96,24 @@ def test_torchrun_decides_rank_and_world_size(task, alone, tmp_path):
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=200)
     require_equal(tmp_path / "out", alone)
+
+
+def test_process_ends_with_its_starter(task, tmp_path):
+    """Ray and Slurm end what they have started, not what that has started in turn."""
+    dump_yaml(replace(task, out=str(tmp_path / "out"), num_steps=100_000), tmp_path / "task.yaml")
+    starter = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    program = [sys.executable, "-m", "latent2pixel.data.generate_shard"]
+    process = subprocess.Popen([*program, str(tmp_path / "task.yaml"), "0", "1", str(starter.pid)])
+    try:
+        deadline = time.monotonic() + 120
+        while not [*(tmp_path / "out").glob(".shard-*.partial/.claim@*")] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert process.poll() is None
+        starter.kill()
+        starter.wait()
+        assert process.wait(timeout=60) == 1
+    finally:
+        process.kill()
 
 
 def kill_the_first_worker(out, killed):

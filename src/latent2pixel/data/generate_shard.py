@@ -1,15 +1,18 @@
 """One process's share of a folder of images, from files alone: what every launcher runs, however it starts processes.
 
-Run as a program it takes a saved task, a rank and a world size.
+Run as a program it takes a saved task, a rank, a world size, and the processes with which it ends.
 """
 
 import math
 import os
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from latent2pixel.config import build_config, load_yaml
@@ -23,6 +26,8 @@ from latent2pixel.families import family_of
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parse_dtype
 
 SQUARE = "1:1"
+WATCH_S = 1.0
+"""Time between two looks at whether a starter is still there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +142,22 @@ def _device(local_rank: int) -> str:
     return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
+def end_with(pids: list[int]) -> None:
+    """Let this process end, at any moment and without a word, soon after one of some processes.
+
+    Who stops a cluster's job stops what the cluster has started, not what that has started in turn.
+    """
+
+    def watch() -> None:
+        while all(map(psutil.pid_exists, pids)):
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="ends with its starter", daemon=True).start()
+
+
 if __name__ == "__main__":
-    task_file, own_rank, all_ranks = sys.argv[1:]
+    task_file, own_rank, all_ranks, *starters = sys.argv[1:]
+    end_with(list(map(int, starters)))
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     generate_shard(int(own_rank), int(all_ranks), task=build_config(ImageTask, load_yaml(Path(task_file))))

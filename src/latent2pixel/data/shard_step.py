@@ -1,11 +1,13 @@
 """``generate_shard`` as a step of a datatrove pipeline. Imports datatrove: ``executors`` tells what to install."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
+from multiprocess import current_process
 
 MAX_STARTS = 4
 """Starts of one rank's process: datatrove's own executors start a killed task four times as well."""
@@ -32,7 +34,11 @@ class ShardStep(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """Make the share, starting again where the process was killed; failures are for the caller to find."""
-        command = [sys.executable, "-m", "latent2pixel.data.generate_shard", self.task, str(rank), str(world_size)]
+        starters = [os.getpid()]
+        if current_process().daemon:  # one of a pool, which would outlive its starter until its work is done
+            starters.append(os.getppid())
+        program = [sys.executable, "-m", "latent2pixel.data.generate_shard"]
+        command = [*program, self.task, *map(str, (rank, world_size, *starters))]
         with log_of(Path(self.logs), rank).open("wb") as log:
             for _ in range(MAX_STARTS):
                 ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
