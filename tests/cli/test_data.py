@@ -75,6 +75,8 @@ def test_synthesize_chooses_by_a_scorer(source_folder, prompts, tmp_path):
         (("--scorer", "tests.data.test_synthesize:TEXTS", "--best-of", 2), "no function"),
         (("--batch-size", "many"), "no number"),
         (("--aspects", "wide"), "aspects"),
+        (("--workers", 2), "do not go together"),
+        (("--executor", "local", "--rank", 0), "do not go together"),
     ],
 )
 def test_synthesize_options_that_do_not_fit(source_folder, prompts, tmp_path, options, told):

@@ -70,6 +70,9 @@ def synthesize(
         best_of=best_of,
         dtype=dtype,
     )
+    _require_one_launcher(
+        executor, own={"rank": rank, "world-size": world_size}, executors={"tasks": tasks, "workers": workers}
+    )
     if executor is None:
         own_rank, all_ranks, local_rank = _place(rank, world_size)
         report = generate_shard(own_rank, all_ranks, task=task, local_rank=local_rank)
@@ -97,6 +100,20 @@ def _batch_size(text: str) -> int | None:
             fix="Correct --batch-size.",
         )
     return int(text)
+
+
+def _require_one_launcher(
+    executor: str | None, *, own: dict[str, int | None], executors: dict[str, int | None]
+) -> None:
+    """Refuse options that the chosen way of starting processes would pass over."""
+    if unused := [f"--{name}" for name, value in (executors if executor is None else own).items() if value is not None]:
+        beside = "without --executor" if executor is None else f"beside --executor {executor}"
+        raise ConfigError(
+            "The options for starting processes do not go together",
+            found=f"{' and '.join(unused)} {beside}",
+            expected="--executor with --tasks and --workers, or --rank with --world-size, or neither",
+            fix="Remove one of them.",
+        )
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int, int | None]:

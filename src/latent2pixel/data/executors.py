@@ -89,7 +89,7 @@ def _build(executor: Executor, logs: Path, tasks: int, workers: int, resources: 
     from latent2pixel.data.shard_step import ShardStep
 
     common: dict[str, Any] = {
-        "pipeline": [ShardStep(logs / "task.yaml", logs)],
+        "pipeline": [ShardStep(logs / "task.yaml", logs, raises=executor == "slurm")],
         "tasks": tasks,
         "workers": workers,
         "logging_dir": str(logs),

@@ -1,6 +1,7 @@
 """``generate_shard`` as a step of a datatrove pipeline. Imports datatrove: ``executors`` tells what to install."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from multiprocess import current_process
 
 MAX_STARTS = 4
 """Starts of one rank's process: datatrove's own executors start a killed task four times as well."""
+ASKED_TO_STOP = (-signal.SIGTERM, -signal.SIGINT)
+"""Ends that somebody wanted."""
 
 
 class ShardStep(PipelineStep):
@@ -23,17 +26,22 @@ class ShardStep(PipelineStep):
     Args:
         task: Saved ``ImageTask``.
         logs: Receives one file a rank.
+        raises: Raise for a share that was not made, as a queue has to see it; otherwise that is for the caller to find.
     """
 
     type = "latent2pixel"
     name = "images"
 
-    def __init__(self, task: Path, logs: Path) -> None:
+    def __init__(self, task: Path, logs: Path, *, raises: bool = False) -> None:
         super().__init__()
-        self.task, self.logs = str(task), str(logs)
+        self.task, self.logs, self.raises = str(task), str(logs), raises
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        """Make the share, starting again where the process was killed; failures are for the caller to find."""
+        """Make the share, starting again where the process was killed.
+
+        Raises:
+            RuntimeError: The share was not made, and ``raises`` was asked for.
+        """
         starters = [os.getpid()]
         if current_process().daemon:  # one of a pool, which would outlive its starter until its work is done
             starters.append(os.getppid())
@@ -42,10 +50,13 @@ class ShardStep(PipelineStep):
         with log_of(Path(self.logs), rank).open("wb") as log:
             for _ in range(MAX_STARTS):
                 ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)
-                if ended.returncode >= 0:  # below: the number of the signal that killed it
+                # Below 0: the number of the signal that ended it.
+                if ended.returncode >= 0 or ended.returncode in ASKED_TO_STOP:
                     break
                 self.stat_update("killed")
         self.stat_update("failed" if ended.returncode else "done")
+        if ended.returncode and self.raises:
+            raise RuntimeError(f"rank {rank} ended with {ended.returncode}; see {log.name}")
         return data
 
 
