@@ -182,7 +182,10 @@ def _take_over(folder: Path, watch: Watch) -> bool:
 
 
 def _read_journal(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of images that are whole; a last line that was cut off is removed."""
+    """Return the records of finished images, also of those that ``finish`` had begun to remove.
+
+    A last line that was cut off is removed.
+    """
     journal = folder / JOURNAL
     if not journal.exists():
         return {}
@@ -190,8 +193,8 @@ def _read_journal(folder: Path) -> dict[str, dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(journal, len(whole))
-    records = {record["file_name"]: record for record in map(json.loads, whole.splitlines())}
-    return {name: record for name, record in records.items() if (folder / name).exists()}
+    # Not splitlines() of text: it also splits at U+2028 and others, which JSON allows inside a string.
+    return {record["file_name"]: record for record in map(json.loads, whole.splitlines())}
 
 
 def _write_png(path: Path, image: "Image") -> None:
