@@ -3,8 +3,8 @@
 python benchmarks/train_memory.py [--releases NAME ...] [--size 1024] [--images 1] [--json]
 
 From published configurations, without a weight: recipe `paper`, activations recomputed, one image or more at a time, a
-prompt of 200 tokens where the source takes prompts at their own length. Frozen weights as stored (bfloat16), in int8 and
-in NF4; AdamW in float32 and in 8 bits. GiB; the last columns are the largest batch of one process that fits a card.
+prompt of 200 tokens where the source takes prompts at their own length. Frozen weights as stored (bfloat16), in int8
+and in NF4; AdamW in float32 and in 8 bits. GiB; the last columns are the largest batch of one process that fits a card.
 """
 
 import argparse

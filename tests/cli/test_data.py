@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from latent2pixel.cli.app import app
 from latent2pixel.data.dataset import ImageFolderDataset
-from latent2pixel.errors import DataError, GeometryError, StateError
+from latent2pixel.errors import ConfigError, DataError, GeometryError, StateError
 from latent2pixel.io.records import read_records, write_records
 
 FAST = ("--size", 32, "--steps", 1, "--seeds-per-prompt", 1)
@@ -49,6 +49,39 @@ def test_synthesize_and_go_on(source_folder, prompts, tmp_path):
     assert ImageFolderDataset(out, 32).prompts == ["two circles", "a red circle", "Two circles."]
     again = json.loads(run("synthesize", source_folder, prompts, out, *FAST, "--json").stdout)
     assert (again["num_images"], again["num_new"]) == (3, 0)
+    record = read_records(out / "shard-00000" / "metadata.jsonl")[0]
+    assert (record["source"], record["origin"]) == ("source", "source")
+    assert record["revision"].startswith("sha256:")
+
+
+def test_synthesize_aspects_and_prompts_of_a_folder(source_folder, prompts, tmp_path):
+    run("synthesize", source_folder, prompts.parent, tmp_path / "out", *FAST, "--aspects", "1:1=2,3:2=1")
+    records = read_records(tmp_path / "out" / "shard-00000" / "metadata.jsonl")
+    assert sorted((record["width"], record["height"]) for record in records) == [(32, 32), (32, 32), (48, 32)]
+
+
+def test_synthesize_chooses_by_a_scorer(source_folder, prompts, tmp_path):
+    chosen = ("--scorer", "tests.data.test_synthesize:darkness", "--best-of", 2)
+    told = json.loads(run("synthesize", source_folder, prompts, tmp_path / "out", *FAST, *chosen, "--json").stdout)
+    assert (told["num_images"], told["num_new"], told["num_rejected"]) == (3, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--best-of", 2), "nothing to choose by"),
+        (("--scorer", "tests.data.test_synthesize:darkness"), "nothing to choose from"),
+        (("--scorer", "no.such.module:f", "--best-of", 2), "cannot be found"),
+        (("--scorer", "tests.data.test_synthesize:TEXTS", "--best-of", 2), "no function"),
+        (("--batch-size", "many"), "no number"),
+        (("--aspects", "wide"), "aspects"),
+        (("--workers", 2), "do not go together"),
+        (("--executor", "local", "--rank", 0), "do not go together"),
+    ],
+)
+def test_synthesize_options_that_do_not_fit(source_folder, prompts, tmp_path, options, told):
+    with pytest.raises(ConfigError, match=told):
+        run("synthesize", source_folder, prompts, tmp_path / "images", *FAST, *options)
 
 
 def test_synthesize_refuses(source_folder, prompts, tmp_path):

@@ -21,8 +21,7 @@ def test_images_conversion_training_and_a_picture(name, tmp_path):
     records = [{"id": str(i), "prompt": text, "major_class": "m", "sub_class": "s"} for i, text in enumerate(texts)]
     write_records(tmp_path / "prompts.jsonl", records)
     size, steps = ("--size", size_px), ("--steps", 1)
-    # one image a call: some pipelines of diffusers cannot guide several prompts at once
-    run("data", "synthesize", source, tmp_path / "prompts.jsonl", tmp_path / "images", *size, *steps, "--batch-size", 1)
+    run("data", "synthesize", source, tmp_path / "prompts.jsonl", tmp_path / "images", *size, *steps)
     run("convert", source, tmp_path / "pixel", "--head", "4,4,8,8", "--num-blocks", 1)
     settings = {
         "steps": 2, "batch_size": 2, "num_blocks": 1, "image_size_px": size_px, "precision": "no",

@@ -1,28 +1,46 @@
-"""Images made by a stock pipeline from prompts, in shards that appear whole and are never made twice."""
+"""Images made by a stock pipeline from prompts, in shards: none is lost, made twice, or left half-written."""
 
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm.auto import tqdm
 
+from latent2pixel.data.buckets import Size
+from latent2pixel.data.curation import Curation
+from latent2pixel.data.image_plan import ImageJob, image_seed, plan_shards, require_prompts
+from latent2pixel.data.open_shard import METADATA, REJECTED, OpenShard, ShardLostError, take_shard, tidy
+from latent2pixel.data.painter import Painter
 from latent2pixel.data.prompts import Prompt
-from latent2pixel.errors import ConfigError, DataError, GeometryError, StateError
-from latent2pixel.families import family_of
-from latent2pixel.io.new_folder import new_folder, write_file
-from latent2pixel.io.records import write_records
+from latent2pixel.data.shard_claim import Watch
+from latent2pixel.data.source_facts import SourceFacts
+from latent2pixel.errors import ConfigError, StateError
+from latent2pixel.io.new_folder import write_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+__all__ = ["MANIFEST", "SHARD_SIZE", "SynthesisReport", "image_seed", "synthesize"]
+
+Jobs = list[ImageJob]
+
+logger = logging.getLogger(__name__)
+
 SHARD_SIZE = 240
-"""Images in a shard: what a killed run loses at most."""
+"""Images in a shard: 20,000 of them make 84 shards to share out, and a folder of 240 files is quick to list."""
 MANIFEST = "manifest.json"
+BEFORE_0_2 = {"shard_size": 240, "sizes": None, "curation": None}
+"""What held for folders whose manifest does not mention it."""
+DESCRIPTIVE = ("source", "licence")
+"""What a manifest tells for readers only: a folder may be renamed, and a card corrected."""
+POLL_S = 1.0
+"""Time between two looks at a shard that another process holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +50,10 @@ class SynthesisReport:
     num_images: int
     """Images of this process's shards, old and new."""
     num_new: int
-    """Images made now."""
+    """Images made now, those that curation left out among them."""
+    num_rejected: int
+    """Images of this process's shards that curation left out."""
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One image to make."""
-
-    prompt: Prompt
-    seed: int
 
 
 def synthesize(
@@ -53,15 +65,20 @@ def synthesize(
     image_size_px: int,
     num_steps: int,
     guidance_scale: float,
-    batch_size: int,
+    batch_size: int | None = None,
     seed: int,
+    sizes: Mapping[Size, float] | None = None,
+    curation: Curation | None = None,
+    source: SourceFacts | None = None,
+    shard_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> SynthesisReport:
     """Make images of every prompt, or go on where an earlier call stopped.
 
-    An image depends on the pipeline, its prompt, its seed and the settings alone; another ``batch_size`` may round
-    differently, by one level of 255.
+    An image depends on the pipeline, its prompt, its seed, its size and the settings alone; another ``batch_size`` may
+    round differently, by one level of 255. A process that is killed loses the batch that it is making. Several
+    processes may be given the same shard: one makes it, the others wait for it, or go on with it once that one is gone.
 
     Args:
         pipe: Stock text-to-image pipeline, latent or pixel.
@@ -71,21 +88,28 @@ def synthesize(
         image_size_px: Width and height.
         num_steps: Steps of the pipeline's scheduler.
         guidance_scale: The pipeline's guidance.
-        batch_size: Images at a time.
+        batch_size: Images at a time; None finds as many as fit into memory.
         seed: Seed of all images.
+        sizes: Share of each (height, width) among the images, instead of squares of ``image_size_px``.
+        curation: What decides which images stay; the others are named in ``rejected.jsonl``.
+        source: What is known of the pipeline, for the records.
+        shard_size: Images in a shard, at most; None takes 240.
         rank: This process's number, from 0; shards are dealt out in turn.
         world_size: Number of processes that share the folder.
 
     Raises:
-        ConfigError: A count is below 1.
+        ConfigError: A count is below 1, or the pipeline takes one prompt at a time only.
         DataError: There are no prompts, or an id comes twice.
-        GeometryError: The pipeline does not take these sizes or steps.
+        GeometryError: The pipeline does not take these sizes or steps, or they do not fit into memory.
         StateError: The folder holds images of other prompts or settings, or the rank does not exist.
         OutputFolderError: The folder cannot be written, or the disk is full.
     """
-    _require_prompts(prompts)
-    _require_positive({"num_steps": num_steps, "batch_size": batch_size, "seeds_per_prompt": seeds_per_prompt})
+    shard_size = SHARD_SIZE if shard_size is None else shard_size
+    counts = {"num_steps": num_steps, "seeds_per_prompt": seeds_per_prompt, "shard_size": shard_size}
+    _require_positive(counts | ({} if batch_size is None else {"batch_size": batch_size}))
+    require_prompts(prompts)
     _require_rank(rank, world_size)
+    facts = source or SourceFacts()
     settings = {
         "image_size_px": image_size_px,
         "num_steps": num_steps,
@@ -93,94 +117,96 @@ def synthesize(
         "seeds_per_prompt": seeds_per_prompt,
         "seed": seed,
         "prompts": hashlib.sha256("\n".join(f"{p.id}\t{p.prompt}" for p in prompts).encode()).hexdigest()[:16],
+        "shard_size": shard_size,
+        "sizes": None if sizes is None else [[*size, share] for size, share in sizes.items()],
+        "curation": None if curation is None else curation.settings,
+        **asdict(facts),
     }
-    _claim(folder, settings)
-    jobs = [_Job(prompt=p, seed=image_seed(seed, p.id, k)) for k in range(seeds_per_prompt) for p in prompts]
-    shards = [jobs[start : start + SHARD_SIZE] for start in range(0, len(jobs), SHARD_SIZE)]
-    mine = list(enumerate(shards))[rank::world_size]
-    missing = [(number, shard) for number, shard in mine if not (folder / f"shard-{number:05d}").exists()]
-    num_new = sum(len(shard) for _, shard in missing)
-    pipe.set_progress_bar_config(disable=True)
+    painter = Painter(pipe, num_steps=num_steps, guidance_scale=guidance_scale, batch_size=batch_size)
+    _claim_folder(folder, settings)
+    shards = plan_shards(
+        prompts,
+        sizes or {(image_size_px, image_size_px): 1.0},
+        seeds_per_prompt=seeds_per_prompt,
+        candidates=1 if curation is None else curation.best_of,
+        shard_size=shard_size,
+        seed=seed,
+    )
+    mine = {folder / f"shard-{number:05d}": jobs for number, jobs in list(enumerate(shards))[rank::world_size]}
+    missing = {path: jobs for path, jobs in mine.items() if not path.exists()}
+    for path in mine.keys() - missing.keys():
+        tidy(path)
+    fixed = {"steps": num_steps, "guidance": guidance_scale, **asdict(facts), "origin": "source"}
     started = time.monotonic()
-    with tqdm(total=num_new, desc=folder.name, unit="image", disable=not num_new) as bar:
-        for number, shard in missing:
-            with new_folder(folder / f"shard-{number:05d}") as part:
-                _fill_shard(pipe, shard, part, settings=settings, batch_size=batch_size, advance=bar.update)
+    total = sum(map(len, missing.values()))
+    with tqdm(total=total, desc=folder.name, unit="image", disable=not missing) as bar:
+        fill = partial(_fill, painter=painter, curation=curation, fixed=fixed, advance=bar.update)
+        num_new = _make_all(missing, fill)
     return SynthesisReport(
-        num_images=sum(len(shard) for _, shard in mine), num_new=num_new, seconds=time.monotonic() - started
+        num_images=_count_lines(path / METADATA for path in mine),
+        num_new=num_new,
+        num_rejected=_count_lines(path / REJECTED for path in mine),
+        seconds=time.monotonic() - started,
     )
 
 
-def image_seed(seed: int, prompt_id: str, index: int) -> int:
-    """Return the seed of one image: the same for the same run seed, prompt and index, whatever else is made."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{prompt_id}/{index}".encode()).digest()[:6], "big")
+def _make_all(missing: Mapping[Path, Jobs], fill: Callable[[OpenShard, Jobs], int]) -> int:
+    """Fill every missing shard, those that others hold last, if at all; return how many images were made."""
+    watch, waiting, num_new, told = Watch(), dict(missing), 0, 0
+    while waiting:
+        taken = False
+        for path, jobs in list(waiting.items()):
+            if path.exists():
+                del waiting[path]
+            elif shard := take_shard(path, watch):
+                taken = True
+                try:
+                    with shard.held():
+                        num_new += fill(shard, jobs)
+                except ShardLostError:
+                    logger.warning("%s: another process has taken this one for dead, and goes on with it", path)
+        if waiting and not taken:
+            if len(waiting) != told:
+                logger.info("waiting for %d shards that other processes hold", len(waiting))
+            told = len(waiting)
+            time.sleep(POLL_S)
+    return num_new
 
 
-def _fill_shard(
-    pipe: Any,
-    shard: list[_Job],
-    part: Path,
+def _fill(
+    shard: OpenShard,
+    jobs: Jobs,
     *,
-    settings: dict[str, Any],
-    batch_size: int,
+    painter: Painter,
+    curation: Curation | None,
+    fixed: Mapping[str, Any],
     advance: Callable[[int], object],
-) -> None:
-    records = []
-    for start in range(0, len(shard), batch_size):
-        batch = shard[start : start + batch_size]
-        images = _sample(pipe, batch, settings)
-        for offset, (job, image) in enumerate(zip(batch, images, strict=True)):
-            name = f"{start + offset:06d}.png"
-            image.save(part / name)
-            records.append({"file_name": name, **asdict(job.prompt), "seed": job.seed})
+) -> int:
+    """Make what a shard lacks, finish it, and return how many images were made."""
+    todo = [job for job in jobs if job.file_name not in shard.records]
+    advance(len(jobs) - len(todo))
+    for batch, images in painter.paint(todo):
+        records = [{**_record(job), **fixed} for job in batch]
+        if curation is not None:
+            for record, image in zip(records, images, strict=True):
+                record["score"] = curation.score(image, record["prompt"])
+        shard.add(images, records)
         advance(len(batch))
-    write_records(part / "metadata.jsonl", records)
+    made = [(job.slot, shard.records[job.file_name]) for job in jobs]
+    shard.finish(*([record for _, record in made],) if curation is None else curation.choose(made))
+    return len(todo)
 
 
-def _sample(pipe: Any, batch: list[_Job], settings: dict[str, Any]) -> list[Any]:
-    size_px, scale = settings["image_size_px"], settings["guidance_scale"]
-    family = family_of(pipe.transformer)
-    options = family.call_options(pipe, guidance_scale=scale, num_prompts=len(batch))
-    try:
-        images = family.images(
-            pipe,
-            # A copy: some pipelines write the chat template into the list they are given.
-            prompt=[job.prompt.prompt for job in batch],
-            height=size_px,
-            width=size_px,
-            num_inference_steps=settings["num_steps"],
-            generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-            **options,
-        )
-    except ValueError as error:  # what diffusers' pipelines raise for sizes and steps that they do not take
-        raise _refused(f"{type(pipe).__name__}: {error}", size_px) from error
-    # Other pipelines round the size down without a word.
-    if wrong := [image.size for image in images if image.size != (size_px, size_px)]:
-        raise _refused(f"images of {wrong[0][0]} x {wrong[0][1]} px", size_px)
-    return images
+def _record(job: ImageJob) -> dict[str, Any]:
+    height, width = job.size_px
+    return {"file_name": job.file_name, **asdict(job.prompt), "seed": job.seed, "width": width, "height": height}
 
 
-def _refused(found: str, size_px: int) -> GeometryError:
-    return GeometryError(
-        "The pipeline does not make images of these settings",
-        found=found,
-        expected=f"images of {size_px} x {size_px} px",
-        fix="Choose an image size that is a multiple of the model's patch, such as 1024.",
-    )
+def _count_lines(files: Iterable[Path]) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
 
 
-def _require_prompts(prompts: Sequence[Prompt]) -> None:
-    ids = [prompt.id for prompt in prompts]
-    if not ids or len(set(ids)) < len(ids):
-        raise DataError(
-            "The prompts cannot be told apart" if ids else "There are no prompts",
-            found=f"{len(ids)} prompts with {len(set(ids))} ids",
-            expected="at least one prompt, every id once: the id decides the seed",
-            fix="Write each prompt once, with an id of its own.",
-        )
-
-
-def _require_positive(counts: dict[str, int]) -> None:
+def _require_positive(counts: Mapping[str, int]) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(
@@ -198,13 +224,13 @@ def _require_rank(rank: int, world_size: int) -> None:
         )
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
+def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Write the manifest of a folder without images, or check that the folder's own is the same."""
     path = folder / MANIFEST
     # Shards in the making count (they begin with a dot); a call that made nothing must not block the corrected one.
     if path.exists() and any(folder.glob("*shard-*")):
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if differing := sorted(key for key in settings if before.get(key) != settings[key]):
+        before = BEFORE_0_2 | json.loads(path.read_text(encoding="utf-8"))
+        if differing := sorted(key for key in settings if _differs(key, before.get(key), settings[key])):
             raise StateError(
                 f"{folder} holds images of other settings",
                 found=", ".join(f"{key} = {settings[key]}" for key in differing),
@@ -213,3 +239,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     write_file(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _differs(key: str, before: object, now: object) -> bool:
+    """Return whether a setting makes other images; a revision that is not known says nothing."""
+    return before != now and key not in DESCRIPTIVE and not (key == "revision" and not (before and now))

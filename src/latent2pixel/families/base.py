@@ -44,6 +44,8 @@ class Family(Trunk):
     """Parts that the pipeline does without."""
     reads_images: ClassVar[bool] = False
     """Whether the transformer is told something of an image beside its prompt, which ``encode_images`` returns."""
+    one_prompt_a_call: ClassVar[bool] = False
+    """Whether the pipeline fails with several prompts, or makes other images of a prompt beside others than alone."""
     null_prompt: ClassVar[str] = ""
     """Prompt without content, for classifier-free dropout in training."""
 

@@ -37,6 +37,7 @@ class GlmImage(CogView4):
     pipeline_names = ("GlmImagePipeline",)
     pipeline_patch_px = CODE_PX // 2  # the pipeline repeats codes for it, whatever the model's
     reads_images = True
+    one_prompt_a_call = True  # the codes of a prompt are others beside a second one
     input_projections = ("image_projector.proj",)
 
     def timestep(self, sigma_B: Tensor) -> Tensor:

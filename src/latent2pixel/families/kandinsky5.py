@@ -44,6 +44,7 @@ class Kandinsky5(MapFamily):
     tail_projection = "out_layer.out_layer"
     image_blocks = ("visual_transformer_blocks",)
     token_order = "channel last"
+    one_prompt_a_call = True  # the padding of shorter ones
 
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
         """Return the source's config with 3 * factor**2 channels in and out.

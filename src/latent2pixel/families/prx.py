@@ -32,6 +32,7 @@ class PRX(MapFamily):
     tail = ("final_layer",)
     tail_projection = "final_layer.linear"
     image_blocks = ("blocks",)
+    one_prompt_a_call = True
 
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
         """Return the source's config with 3 * factor**2 input channels.

@@ -23,6 +23,7 @@ from torch import Tensor
 from latent2pixel.config import dump_yaml, load_yaml
 from latent2pixel.convert import convert
 from latent2pixel.data.prompts import Prompt, load_prompts
+from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
@@ -172,7 +173,9 @@ class _Demo:
         wanted = heldout_captions(self.level, self.config.num_captions, seed=self.config.seed)
         return [_as_prompt(index, caption) for index, caption in enumerate(wanted)]
 
-    def _synthesize(self, pipe: DiffusionPipeline, prompts: list[Prompt], folder: Path, seeds: int) -> None:
+    def _synthesize(
+        self, pipe: DiffusionPipeline, prompts: list[Prompt], folder: Path, seeds: int, *, source: Path
+    ) -> None:
         synthesize(
             pipe,
             prompts,
@@ -181,8 +184,8 @@ class _Demo:
             image_size_px=self.size_px,
             num_steps=self.config.num_steps,
             guidance_scale=self.config.guidance_scale,
-            batch_size=self.batch_size,
             seed=self.config.seed,
+            source=source_facts(source),
         )
 
     def _open_source(self) -> DiffusionPipeline:
@@ -195,15 +198,16 @@ class _Demo:
         if path.exists():
             return
         folder = self.out / "first-look"
-        self._synthesize(self._open_source(), self._heldout_prompts()[:NUM_SHOWN], folder, seeds=1)
+        self._synthesize(self._open_source(), self._heldout_prompts()[:NUM_SHOWN], folder, seeds=1, source=self.source)
         images = [load_image(file) for file in sorted(folder.glob("shard-*/*.png"))]
         save_image(path, image_grid(images, columns=6))
         self.announce(f"images of the source: {path}")
 
     def _source_images(self) -> None:
         pipe = self._open_source()
-        self._synthesize(pipe, self._heldout_prompts(), self.out / "source-heldout", seeds=2)
-        self._synthesize(pipe, self._prompts(), self.out / "images", seeds=self.config.seeds_per_prompt)
+        seeds = self.config.seeds_per_prompt
+        self._synthesize(pipe, self._heldout_prompts(), self.out / "source-heldout", seeds=2, source=self.source)
+        self._synthesize(pipe, self._prompts(), self.out / "images", seeds=seeds, source=self.source)
 
     def _convert(self) -> None:
         settings = self.recipe.conversion
@@ -273,8 +277,9 @@ class _Demo:
         return json.loads(path.read_text()) if path.exists() else []
 
     def _sample_heldout(self) -> None:
-        pipe = load_pipeline(self.out / "train" / "model")
-        self._synthesize(pipe, self._heldout_prompts(), self.out / "pixel-heldout", seeds=2)
+        model = self.out / "train" / "model"
+        pipe = load_pipeline(model)
+        self._synthesize(pipe, self._heldout_prompts(), self.out / "pixel-heldout", seeds=2, source=model)
 
     def _costs(self) -> list[CostRow]:
         path = self.out / "costs.json"

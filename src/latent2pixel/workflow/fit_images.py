@@ -8,10 +8,11 @@ import torch
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.prompts import load_prompts
+from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 
-NUM_STEPS, GUIDANCE_SCALE, BATCH_SIZE = 30, 2.0, 8
+NUM_STEPS, GUIDANCE_SCALE = 30, 2.0
 """As `l2p data synthesize` makes images by default."""
 
 
@@ -41,7 +42,8 @@ def make_fit_images(
         L2PError: Source, prompts or folder cannot be used.
     """
     wanted = load_prompts(prompts)[:num_images]
-    pipe = open_pipeline(find_pipeline_folder(source))
+    pipeline_folder = find_pipeline_folder(source)
+    pipe = open_pipeline(pipeline_folder)
     synthesize(
         pipe.to("cuda" if torch.cuda.is_available() else "cpu"),
         wanted,
@@ -50,7 +52,7 @@ def make_fit_images(
         image_size_px=size_px,
         num_steps=NUM_STEPS,
         guidance_scale=GUIDANCE_SCALE,
-        batch_size=BATCH_SIZE,
         seed=seed,
+        source=source_facts(pipeline_folder),
     )
     return load_fit_images(folder, size_px)
