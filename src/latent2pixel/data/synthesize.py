@@ -110,20 +110,9 @@ def synthesize(
     require_prompts(prompts)
     _require_rank(rank, world_size)
     facts = source or SourceFacts()
-    settings = {
-        "image_size_px": image_size_px,
-        "num_steps": num_steps,
-        "guidance_scale": guidance_scale,
-        "seeds_per_prompt": seeds_per_prompt,
-        "seed": seed,
-        "prompts": hashlib.sha256("\n".join(f"{p.id}\t{p.prompt}" for p in prompts).encode()).hexdigest()[:16],
-        "shard_size": shard_size,
-        "sizes": None if sizes is None else [[*size, share] for size, share in sizes.items()],
-        "curation": None if curation is None else curation.settings,
-        **asdict(facts),
-    }
+    plain = counts | {"image_size_px": image_size_px, "guidance_scale": guidance_scale, "seed": seed}
     painter = Painter(pipe, num_steps=num_steps, guidance_scale=guidance_scale, batch_size=batch_size)
-    _claim_folder(folder, settings)
+    _claim_folder(folder, plain | _settings(prompts, facts, sizes=sizes, curation=curation))
     shards = plan_shards(
         prompts,
         sizes or {(image_size_px, image_size_px): 1.0},
@@ -148,6 +137,18 @@ def synthesize(
         num_rejected=_count_lines(path / REJECTED for path in mine),
         seconds=time.monotonic() - started,
     )
+
+
+def _settings(
+    prompts: Sequence[Prompt], facts: SourceFacts, *, sizes: Mapping[Size, float] | None, curation: Curation | None
+) -> dict[str, Any]:
+    """Return what decides the images beside the plain numbers, for the manifest."""
+    return {
+        "prompts": hashlib.sha256("\n".join(f"{p.id}\t{p.prompt}" for p in prompts).encode()).hexdigest()[:16],
+        "sizes": None if sizes is None else [[*size, share] for size, share in sizes.items()],
+        "curation": None if curation is None else curation.settings,
+        **asdict(facts),
+    }
 
 
 def _make_all(missing: Mapping[Path, Jobs], fill: Callable[[OpenShard, Jobs], int]) -> int:
