@@ -33,7 +33,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with _clear_disk_errors(path):
+        with clear_disk_errors(path):
             if not replace:
                 _require_empty(path)
             shutil.rmtree(partial, ignore_errors=True)
@@ -60,12 +60,33 @@ def write_file(path: Path, content: str | bytes) -> None:
     # A name of its own for every writer: ranks that start together write the same manifest.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with _clear_disk_errors(path):
+        with clear_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(content.encode() if isinstance(content, str) else content)
             partial.replace(path)
     finally:
         if partial.exists():  # False, not an error, below something that is no folder
+            partial.unlink()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` to write; it takes the name ``path`` when the block ends well.
+
+    For files that are too large for ``write_file``. As with ``new_folder``, two processes must not make the same one.
+
+    Raises:
+        OutputFolderError: If the file cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)
+            yield partial
+            partial.replace(path)
+    finally:
+        if partial.exists():
             partial.unlink()
 
 
@@ -80,13 +101,21 @@ def _require_empty(path: Path) -> None:
 
 
 @contextmanager
-def _clear_disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a user's disk can do to a writer into errors that say so."""
+def clear_disk_errors(path: Path, *, left: str = "nothing was kept") -> Iterator[None]:
+    """Turn what a user's disk can do to a writer into errors that say so.
+
+    Args:
+        path: What is being written.
+        left: What a full disk leaves of it.
+
+    Raises:
+        OutputFolderError: It cannot be written, or the disk is full.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise _full_disk(path, str(error)) from error
+            raise _full_disk(path, str(error), left) from error
         if error.errno in NO_ACCESS:
             raise OutputFolderError(
                 "The output folder cannot be written",
@@ -98,16 +127,16 @@ def _clear_disk_errors(path: Path) -> Iterator[None]:
     except SafetensorError as error:
         # safetensors wraps the operating system's error into text: "I/O error: ... (os error 28)"
         if any(f"os error {number})" in str(error) for number in FULL_DISK):
-            raise _full_disk(path, str(error)) from error
+            raise _full_disk(path, str(error), left) from error
         raise
 
 
-def _full_disk(path: Path, found: str) -> OutputFolderError:
+def _full_disk(path: Path, found: str, left: str) -> OutputFolderError:
     # The folder itself may be what found no room.
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     return OutputFolderError(
-        "The disk is full; nothing was kept",
+        f"The disk is full; {left}",
         found=f"{found}, {free_gb:.2f} GB free",
         expected=f"room for all of it in {path.parent}",
         fix="Free some space or choose a folder on another disk, then run the same command again.",
