@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
+from latent2pixel.cli import data_sets
+
 app = typer.Typer(help="Prompts, their filter, and images made by the source.", no_args_is_help=True)
+app.command("import")(data_sets.import_images)
+app.command("pack")(data_sets.pack)
+app.command("push")(data_sets.push)
+app.command("stats")(data_sets.stats)
 
 
 @app.command("filter")

@@ -8,6 +8,8 @@ from latent2pixel.io.packed_image import packed_files
 
 PROMPTS, REJECTED = "prompts.jsonl", "rejected.jsonl"
 """Prompts that were kept, and those that were not."""
+SKIPPED = "skipped.jsonl"
+"""Beside images: file and reason of every one that was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.data.captions import CaptionedFile, read_captions
 from latent2pixel.data.claim import claim_folder
+from latent2pixel.data.data_folder import SKIPPED
 from latent2pixel.data.real_image import UsableImage, usable_image
 from latent2pixel.errors import ConfigError, DataError
 from latent2pixel.io.new_folder import new_folder
@@ -24,8 +25,6 @@ from latent2pixel.io.records import read_records, write_records
 
 SHARD_SIZE = 240
 """Rows of the metadata in a shard, as ``synthesize`` makes them: what a killed import repeats at most."""
-SKIPPED = "skipped.jsonl"
-"""Beside the shards: file and reason of every row without an image."""
 NUM_AHEAD = 32
 """Images in memory at a time: several for each core, so that none waits long for the slowest."""
 NO_CLASS = "unsorted"

@@ -10,7 +10,7 @@ from typing import Any
 
 from latent2pixel.data.claim import read_manifest
 from latent2pixel.data.class_shares import ClassShare, class_shares
-from latent2pixel.data.data_folder import PROMPTS, REJECTED, DataFolder
+from latent2pixel.data.data_folder import PROMPTS, REJECTED, SKIPPED, DataFolder
 from latent2pixel.data.listing import ImageRecord, image_records
 from latent2pixel.data.text_stats import TextStats, text_stats
 from latent2pixel.errors import DataError
@@ -23,7 +23,6 @@ MAX_REASONS = 20
 """Reasons that are counted one by one: a language model words nearly each of its own anew."""
 REST = "other reasons"
 UNKNOWN, UNREADABLE = "not recorded", "unreadable"
-SKIPPED = "skipped.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,22 @@ def read_size(path: ImageFile) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def thumbnail(path: ImageFile, *, side_px: int) -> bytes:
+    """Return a small JPEG of an image file, turned upright, neither side above ``side_px``.
+
+    Raises:
+        DataError: The file is missing, truncated, or no image.
+    """
+    with _readable(path), path.open("rb") as file, Image.open(file) as stored:
+        # A JPEG decodes faster at an eighth of its size.
+        stored.draft("RGB", (side_px, side_px))
+        picture = ImageOps.exif_transpose(stored).convert("RGB")
+    picture.thumbnail((side_px, side_px))
+    encoded = io.BytesIO()
+    picture.save(encoded, format="JPEG", quality=80)
+    return encoded.getvalue()
+
+
 @contextmanager
 def _readable(path: ImageFile) -> Iterator[None]:
     """Turn everything that Pillow raises for a damaged file into one error."""

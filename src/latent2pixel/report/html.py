@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def write_report(content: ReportContent, path: str | Path) -> Path:
         L2PError: matplotlib or jinja2 is not installed, or the file cannot be written.
     """
     require_packages()
-    filters = {
+    filters: dict[str, Callable[..., str]] = {
         "data_uri": _data_uri,
         "number": _number,
         "percent": percent,
