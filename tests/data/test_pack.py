@@ -147,7 +147,10 @@ def test_unreadable_images_are_skipped_and_named(tmp_path):
     (shard / "000002.png").unlink()
     report = pack(tmp_path / "in", tmp_path / "out")
     assert (report.num_images, report.num_skipped) == (4, 2)
-    assert [record["file"] for record in read_records(tmp_path / "out" / "skipped.jsonl")] == ["000001.png", "000002.png"]
+    assert [record["file"] for record in read_records(tmp_path / "out" / "skipped.jsonl")] == [
+        "000001.png",
+        "000002.png",
+    ]
     assert ImageFolderDataset(tmp_path / "out", 16, patch_px=8).prompts[1] == "a fox, number 3"
 
 
@@ -178,7 +181,9 @@ module.pack(Path(sys.argv[1]), Path(sys.argv[2]), num_shards=8)
 def test_a_killed_packing_goes_on_and_ends_alike(tmp_path):
     write_images(tmp_path / "in", num=32)
     pack(tmp_path / "in", tmp_path / "whole", num_shards=8)
-    killed = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "in", tmp_path / "out"], stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path / "in", tmp_path / "out"], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("data/train-00001*")):
         assert time.monotonic() < deadline

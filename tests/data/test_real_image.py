@@ -132,6 +132,7 @@ def test_the_second_picture_of_a_telephone_is_no_animation(tmp_path):
 
 def bomb(width, height):
     """Return a PNG of a few bytes that claims to be huge."""
+
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -192,7 +193,9 @@ def test_the_same_picture_has_the_same_digest_in_every_file(tmp_path):
 def test_whatever_a_file_holds_it_is_taken_or_refused(tmp_path, name):
     """Fuzzing: one error class for all damage; 80,000 such files were tried when this was written."""
     generator = np.random.default_rng(0)
-    exif = {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"} if name in ("a.jpg", "a.png") else {}
+    exif = (
+        {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"} if name in ("a.jpg", "a.png") else {}
+    )
     whole = saved(tmp_path, noise(0), name, **exif).read_bytes()
     for _ in range(150):
         damaged = bytearray(whole)

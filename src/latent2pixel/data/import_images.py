@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm.auto import tqdm
 
 from latent2pixel.data.captions import CaptionedFile, read_captions
@@ -101,9 +100,9 @@ def import_images(
     # Shards in the making count (they begin with a dot); a call that made nothing must not block the corrected one.
     claim_folder(out, {"made_by": "import", **asdict(settings)}, begun=any(out.glob("*shard-*")))
     run = _Import(out, settings, captions.files)
-    # Pillow warns of sizes from half its limit on, which 10K images reach; beyond the limit it raises.
+    # Pillow warns of odd files, line by line, and of sizes that 10K images reach; what it cannot read it raises.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         with tqdm(total=len(captions.files), desc=out.name, unit="image") as bar:
             for first in range(0, len(captions.files), SHARD_SIZE):
                 shard = captions.files[first : first + SHARD_SIZE]

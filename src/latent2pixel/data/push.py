@@ -54,10 +54,7 @@ def plan_upload(folder: Path, repository: str, *, public: bool) -> Upload:
             expected=f"{CARD} and data/*{PACKED}",
             fix="Pack it first: `l2p data pack DIR OUT`.",
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise DataError(
-            "That is no name of a dataset", found=repository, expected="owner/name", fix="Correct the second argument."
-        )
+    _require_name(repository)
     _require_whole(packed)
     front = metadata_load(card) or {}
     licence = front.get("license_name") or front.get("license")
@@ -86,8 +83,8 @@ def push(folder: Path, upload: Upload, *, api: "HfApi") -> str:
         StateError: The repository exists and everybody sees it, though the upload was to be private.
         L2PError: The Hub cannot be reached, or refuses.
     """
-    # The client's own classes: requests may come with either of two libraries beneath.
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    # The client re-exports its HTTP library's class, which is another one in each of its major versions.
+    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     try:
         api.create_repo(upload.repository, repo_type="dataset", private=upload.private, exist_ok=True)
@@ -100,7 +97,7 @@ def push(folder: Path, upload: Upload, *, api: "HfApi") -> str:
             allow_patterns=list(upload.files),
             commit_message="Upload a set packed by latent2pixel",
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except (HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise L2PError(
             "The Hub did not take the upload",
             found=str(error).strip().split("\n")[0],
@@ -108,6 +105,19 @@ def push(folder: Path, upload: Upload, *, api: "HfApi") -> str:
             fix="Log in with `hf auth login`, then run the same command again: what is there is not sent twice.",
         ) from error
     return str(commit.repo_url)
+
+
+def _require_name(repository: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+        found = "" if "/" in repository else f"{repository!r}, without an owner"
+    except HFValidationError as error:
+        found = str(error)
+    if found:
+        raise DataError("That is no name of a dataset", found=found, expected="owner/name", fix="Choose another name.")
 
 
 def _is_public(repository: str) -> StateError:
