@@ -75,7 +75,7 @@ def test_stats_need_no_diffusers(tmp_path):
     write_images(tmp_path, num=1)
     script = (
         f"import sys; from latent2pixel.cli.app import app; app(['data', 'stats', {str(tmp_path)!r}], "
-        "standalone_mode=False); print([name for name in ('diffusers', 'transformers', 'datasets') if name in sys.modules])"
+        "standalone_mode=False); print([name for name in ('diffusers', 'datasets') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")

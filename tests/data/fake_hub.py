@@ -50,36 +50,47 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self.server.refuse:
             return self._reply({"error": "Invalid credentials"}, 401)
-        if self.path == "/api/repos/create":
-            told = json.loads(body)
-            name = f"{told.get('organization') or 'me'}/{told['name']}"
-            if name in self.server.private:
-                return self._reply({"error": "exists", "url": f"{self.server.address}/datasets/{name}"}, 409)
-            self.server.private[name] = told.get("private", told.get("visibility") == "private")
-            return self._reply({"url": f"{self.server.address}/datasets/{name}"})
-        if self.path == "/api/validate-yaml":
-            return self._reply({"errors": [], "warnings": []})
-        if "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            modes = {path: "lfs" if path.endswith("parquet") else "regular" for path in (f["path"] for f in files)}
-            told = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
-            return self._reply({"files": told})
-        if self.path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                one | {"actions": {"upload": {"href": f"{self.server.address}/put/{one['oid']}", "header": {}}}}
-                for one in json.loads(body)["objects"]
-            ]
-            return self._reply({"transfer": "basic", "objects": objects})
-        if "/commit/" in self.path:
-            for line in map(json.loads, body.decode().splitlines()):
-                value = line["value"]
-                if line["key"] == "file":
-                    self.server.files[value["path"]] = base64.b64decode(value["content"])
-                if line["key"] == "lfsFile":
-                    self.server.files[value["path"]] = self.server.objects[value["oid"]]
-            url = f"{self.server.address}/datasets/me/set/commit/{'1' * 40}"
-            return self._reply({"commitUrl": url, "commitOid": "1" * 40, "success": True})
+        for part, answer in {
+            "/api/repos/create": self._create,
+            "/api/validate-yaml": lambda _: ({"errors": [], "warnings": []}, 200),
+            "/preupload/": self._preupload,
+            "/info/lfs/objects/batch": self._batch,
+            "/commit/": self._commit,
+        }.items():
+            if part in self.path:
+                return self._reply(*answer(body))
         return self._reply({"error": f"unknown address {self.path}"}, 404)
+
+    def _create(self, body):
+        told = json.loads(body)
+        name = f"{told['organization']}/{told['name']}"
+        url = f"{self.server.address}/datasets/{name}"
+        if name in self.server.private:
+            return {"error": "exists", "url": url}, 409
+        self.server.private[name] = told.get("private", told.get("visibility") == "private")
+        return {"url": url}, 200
+
+    def _preupload(self, body):
+        paths = [file["path"] for file in json.loads(body)["files"]]
+        modes = {path: "lfs" if path.endswith("parquet") else "regular" for path in paths}
+        told = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+        return {"files": told}, 200
+
+    def _batch(self, body):
+        wanted = json.loads(body)["objects"]
+        actions = [{"upload": {"href": f"{self.server.address}/put/{one['oid']}", "header": {}}} for one in wanted]
+        objects = [one | {"actions": action} for one, action in zip(wanted, actions, strict=True)]
+        return {"transfer": "basic", "objects": objects}, 200
+
+    def _commit(self, body):
+        for line in map(json.loads, body.decode().splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.server.files[value["path"]] = base64.b64decode(value["content"])
+            if line["key"] == "lfsFile":
+                self.server.files[value["path"]] = self.server.objects[value["oid"]]
+        url = f"{self.server.address}/datasets/me/set/commit/{'1' * 40}"
+        return {"commitUrl": url, "commitOid": "1" * 40, "success": True}, 200
 
 
 @contextmanager
