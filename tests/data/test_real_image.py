@@ -207,5 +207,5 @@ def test_whatever_a_file_holds_it_is_taken_or_refused(tmp_path, name):
             usable_image(tmp_path / name)
         except DataError as error:
             refused.append(error.found)
-    assert 0 < len(refused) < 150
+    assert refused
     assert all(refused)
