@@ -277,6 +277,18 @@ def test_the_card_of_real_images_and_of_unknown_licences(tmp_path):
     assert DatasetCard.load(tmp_path / "out2" / "README.md").data.license == "mit"
 
 
+def test_a_set_that_is_licensed_in_part_has_no_licence(tmp_path):
+    write_images(tmp_path / "in", num=2)
+    write_images(tmp_path / "in", num=3, shard="shard-00001", licence="")
+    pack(tmp_path / "in", tmp_path / "out")
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license is None
+    assert "licence of their source: apache-2.0. No licence is recorded for 3 images." in card.text
+    pack(tmp_path / "in", tmp_path / "out", licence="mit")
+    front = DatasetCard.load(tmp_path / "out" / "README.md").data
+    assert (front.license, front.license_name) == ("other", "apache-2.0-and-mit")
+
+
 def test_packed_sets_can_be_packed_again(tmp_path):
     write_images(tmp_path / "in")
     pack(tmp_path / "in", tmp_path / "once")

@@ -44,12 +44,15 @@ def dataset_card(
         num_bytes: Of their files.
         licence: Licence of images whose records tell none.
     """
-    licences = _distinct(records, "licence") or ([licence] if licence else [])
+    untold = 0 if licence else sum(not record.get("licence") for record in records)
+    licences = _distinct([{"licence": licence} | _told(record) for record in records], "licence")
+    # Part of a set is no set: where one image has no licence, the front matter gives none.
+    named = [] if untold else licences
     synthetic = any(record.get("origin") != "real" for record in records)
     languages = [language for language in _distinct(records, "language") if re.fullmatch(r"[a-z]{2,3}", language)]
     front = DatasetCardData(
-        license="other" if len(licences) > 1 else _hub_name(licences[0]) if licences else None,
-        license_name=_slug(" and ".join(licences)) if licences and _is_other(licences) else None,
+        license="other" if len(named) > 1 else _hub_name(named[0]) if named else None,
+        license_name=_slug(" and ".join(named)) if named and _is_other(named) else None,
         language=languages or None,
         task_categories=["text-to-image"],
         size_categories=_size_category(len(records)),
@@ -73,7 +76,7 @@ def dataset_card(
         "## Use",
         _USE,
         "## Licence and limits",
-        _limits(licences, synthetic=synthetic),
+        _limits(licences, untold, synthetic=synthetic),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -128,15 +131,22 @@ def _classes(records: Sequence[Mapping[str, Any]]) -> str:
     return _table(("class", "sub-class", "images", "share"), rows)
 
 
-def _limits(licences: Sequence[str], *, synthetic: bool) -> str:
-    named = ", ".join(f"`{_cell(one)}`" for one in licences)
-    told = f"The images carry the licence of their source: {named}." if licences else "No licence is recorded."
+def _limits(licences: Sequence[str], untold: int, *, synthetic: bool) -> str:
+    named = ", ".join(_cell(one) for one in licences)
+    parts = [f"The images carry the licence of their source: {named}."] if licences else []
+    parts += [f"No licence is recorded for {untold:,} images."] if untold else []
+    told = " ".join(parts)
     if not synthetic:
         return told
     return (
         f"{told} They show what their model makes of a prompt, with its errors and its bias; prompts and images were "
         "checked by programs, not by people."
     )
+
+
+def _told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that hold something."""
+    return {key: value for key, value in record.items() if value not in (None, "")}
 
 
 def _distinct(records: Sequence[Mapping[str, Any]], key: str) -> list[str]:

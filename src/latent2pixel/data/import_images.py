@@ -18,6 +18,7 @@ from latent2pixel.data.captions import CaptionedFile, read_captions
 from latent2pixel.data.claim import claim_folder
 from latent2pixel.data.data_folder import SKIPPED
 from latent2pixel.data.real_image import UsableImage, usable_image
+from latent2pixel.data.stats import kind_of_reason, top
 from latent2pixel.errors import ConfigError, DataError
 from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.records import read_records, write_records
@@ -100,22 +101,15 @@ def import_images(
     # Shards in the making count (they begin with a dot); a call that made nothing must not block the corrected one.
     claim_folder(out, {"made_by": "import", **asdict(settings)}, begun=any(out.glob("*shard-*")))
     run = _Import(out, settings, captions.files)
-    # Pillow warns of odd files, line by line, and of sizes that 10K images reach; what it cannot read it raises.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        with tqdm(total=len(captions.files), desc=out.name, unit="image") as bar:
-            for first in range(0, len(captions.files), SHARD_SIZE):
-                shard = captions.files[first : first + SHARD_SIZE]
-                run.take(shard, first, pool)
-                bar.update(len(shard))
-    run.finish()
+    run.take_all(captions.files)
     if not run.num_images:
         raise _nothing_usable(folder, run.skipped)
+    kinds = Counter(kind_of_reason(record["reason"].split(":")[0]) for record in run.skipped)
     return ImportReport(
         num_images=run.num_images,
         num_new=run.num_new,
         num_skipped=len(run.skipped),
-        skipped=dict(Counter(record["reason"].split(":")[0] for record in run.skipped).most_common()),
+        skipped=top(kinds),
         unused_columns=captions.unused,
         seconds=time.monotonic() - started,
     )
@@ -134,7 +128,19 @@ class _Import:
         self.skipped: list[dict[str, Any]] = []
         self.num_images = self.num_new = 0
 
-    def take(self, rows: Sequence[CaptionedFile], first: int, pool: ThreadPoolExecutor) -> None:
+    def take_all(self, files: Sequence[CaptionedFile]) -> None:
+        """Make all shards that are not there."""
+        # Pillow warns of odd files, line by line, and of sizes that 10K images reach; what it cannot read it raises.
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with tqdm(total=len(files), desc=self._out.name, unit="image") as bar:
+                for first in range(0, len(files), SHARD_SIZE):
+                    rows = files[first : first + SHARD_SIZE]
+                    self._take(rows, first, pool)
+                    bar.update(len(rows))
+        self._note_skipped()
+
+    def _take(self, rows: Sequence[CaptionedFile], first: int, pool: ThreadPoolExecutor) -> None:
         """Make the shard of some rows, or count the one that is there."""
         name = f"shard-{first // SHARD_SIZE:05d}"
         if (self._out / name).exists():
@@ -151,11 +157,8 @@ class _Import:
         self.num_images += len(records)
         self.num_new += len(records)
 
-    def finish(self) -> None:
-        """Write what was skipped; without any, leave no file."""
-        self._note_skipped()
-
     def _note_skipped(self) -> None:
+        """Write what was skipped so far; without any, leave no file."""
         if self.skipped or (self._out / SKIPPED).exists():
             write_records(self._out / SKIPPED, self.skipped)
 

@@ -102,17 +102,7 @@ def pack(
     shards = _shared_out(rows, count, total)
     settings = {"made_by": "pack", "images": _digest(rows), "num_images": len(rows), "num_shards": count}
     claim_folder(out, settings, begun=any((out / FOLDER).glob(f"*{SPLIT}-*")))
-    kinds = columns_of([row.fields for row in rows])
-    masked = any(row.mask is not None for row in rows)
-    new = 0
-    with tqdm(total=len(rows), desc=out.name, unit="image") as bar:
-        for number, shard in enumerate(shards):
-            path = out / FOLDER / f"{SPLIT}-{number:05d}-of-{count:05d}.parquet"
-            if not path.exists():
-                with new_file(path) as partial:
-                    _write(partial, shard, kinds, masked=masked)
-                new += 1
-            bar.update(len(shard))
+    new = _write_missing(out, shards)
     if skipped:
         write_records(out / SKIPPED, skipped)
     stats = collect_stats(folder)
@@ -125,6 +115,22 @@ def pack(
         bytes=total,
         seconds=time.monotonic() - started,
     )
+
+
+def _write_missing(out: Path, shards: Sequence[Sequence[_Row]]) -> int:
+    """Write the files that are not there, and return how many those were."""
+    rows = [row for shard in shards for row in shard]
+    kinds, masked = columns_of(row.fields for row in rows), any(row.mask is not None for row in rows)
+    new = 0
+    with tqdm(total=len(rows), desc=out.name, unit="image") as bar:
+        for number, shard in enumerate(shards):
+            path = out / FOLDER / f"{SPLIT}-{number:05d}-of-{len(shards):05d}.parquet"
+            if not path.exists():
+                with new_file(path) as partial:
+                    _write(partial, shard, kinds, masked=masked)
+                new += 1
+            bar.update(len(shard))
+    return new
 
 
 def _rows(folder: Path) -> tuple[list[_Row], list[dict[str, str]]]:

@@ -61,7 +61,7 @@ def plan_upload(folder: Path, repository: str, *, public: bool) -> Upload:
     if public and not licence:
         raise DataError(
             "A set without a licence is not published",
-            found=f"no licence in the records, none in {card}",
+            found=f"no licence in {card}: the records of some images or all of them tell none",
             expected="a licence: that of the model that made the images, or of the photographs",
             fix="Pack again with --licence, or upload privately: without --public.",
         )

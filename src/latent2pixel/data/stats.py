@@ -179,8 +179,8 @@ def _funnel(rejected: Iterable[Mapping[str, Any]], written: int) -> list[Stage]:
 
 
 def _image_stats(folder: Path, tally: _Tally) -> ImageStats:
-    path = folder / SKIPPED
-    skipped = read_records(path) if path.exists() else []
+    files = sorted({*folder.glob(SKIPPED), *folder.glob(f"[!.]*/{SKIPPED}")})
+    skipped = [record for file in files for record in read_records(file)]
     return ImageStats(
         images=tally.texts.total(),
         prompts=len(tally.texts),
