@@ -51,7 +51,8 @@ def prompts(tmp_path):
     ]
     write_records(folder / "prompts.jsonl", kept)
     write_records(folder / "rejected.jsonl", rejected)
-    (folder / "manifest.json").write_text(json.dumps({"backend": "world", "tokens": 7}))
+    manifest = {"settings": {"backend": "world", "steps": [1]}, "report": {"tokens": 7, "rejected": {"format": 2}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "taxonomy.yaml").write_text(TAXONOMY)
     return folder
 
@@ -102,6 +103,8 @@ def test_images(tmp_path):
     write_images(tmp_path, num=1, shard="shard-00002", width=None)
     skipped = [{"file": "a", "reason": "duplicate: the same picture as a b.png"}] * 2
     write_records(tmp_path / "skipped.jsonl", [*skipped, {"file": "c", "reason": "no caption"}])
+    curated = [{"file_name": "d.png", "score": 0.1, "reason": "score below 0.5"}]
+    write_records(tmp_path / "shard-00001" / "rejected.jsonl", curated)
     images = collect_stats(tmp_path).images
     assert (images.images, images.prompts) == (6, 3)
     assert images.images_per_prompt == {"1": 1, "2": 1, "3": 1}
@@ -109,7 +112,7 @@ def test_images(tmp_path):
     assert images.origins == {"source": 4, "real": 2}
     assert images.sources == {"owner/model @ abc": 6}
     assert images.licences == {"apache-2.0": 4, "not recorded": 2}
-    assert images.skipped == {"duplicate: the same picture as …": 2, "no caption": 1}
+    assert images.skipped == {"duplicate: the same picture as …": 2, "no caption": 1, "score below …": 1}
 
 
 def test_older_folders_lack_most_fields(tmp_path):

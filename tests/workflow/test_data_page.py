@@ -55,6 +55,7 @@ def data(tmp_path):
     ]
     write_records(folder / "prompts" / "prompts.jsonl", prompts)
     write_records(folder / "prompts" / "rejected.jsonl", [prompts[0] | {"stage": "safety", "reason": "safety: 'gore'"}])
+    (folder / "prompts" / "manifest.json").write_text('{"settings": {"model": "some model"}, "report": {"cost": 1.25}}')
     taxonomy = "classes: [{name: nature, sub_classes: [{name: animals}, {name: plants}]}]"
     (folder / "prompts" / "taxonomy.yaml").write_text(taxonomy)
     return folder
@@ -65,7 +66,7 @@ def test_the_page_shows_all_numbers(data, tmp_path):
     for expected in (
         "3 prompts", "75 %", "safety", "safety: … (1)", "nature", "animals", "plants", "50.0 %",
         "66.7 %", "2 texts repeat another", "a fox sits", "apache-2.0", "owner/model @ abc", "24 x 16",
-        "no caption", "nature / animals", "people / portrait", "a fox, number 5",
+        "no caption", "nature / animals", "people / portrait", "a fox, number 5", "some model", "1.25",
     ):  # fmt: skip
         assert expected in page.words, expected
     assert [tag for tag, _ in page.tags].count("svg") == 1

@@ -115,11 +115,10 @@ def _making(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _prompts(prompts: PromptStats) -> str:
-    told = [(key, value) for key, value in prompts.made_by.items() if isinstance(value, str | int | float)]
-    facts = _table(("what", "value"), [(_cell(key), _cell(value)) for key, value in told])
+    facts = _table(("what", "value"), [(_cell(key), _cell(value)) for key, value in prompts.made_by.items()])
     funnel = [(_cell(stage.stage), f"{stage.rejected:,}", f"{stage.left:,}") for stage in prompts.funnel]
     steps = [("written", "", f"{prompts.written:,}"), *funnel]
-    return (facts + "\n\n" if told else "") + _table(("stage of the audit", "rejected", "left"), steps)
+    return (facts + "\n\n" if prompts.made_by else "") + _table(("stage of the audit", "rejected", "left"), steps)
 
 
 def _classes(records: Sequence[Mapping[str, Any]]) -> str:

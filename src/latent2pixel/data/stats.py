@@ -47,7 +47,7 @@ class PromptStats:
     rejected: int
     funnel: list[Stage]
     made_by: dict[str, Any]
-    """What their manifest says: settings, tokens, cost, backend, model."""
+    """What their manifest says in single values: settings, tokens, cost, backend, model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +160,14 @@ def _prompt_stats(folder: Path, kept: int) -> PromptStats:
         kept=kept,
         rejected=len(rejected),
         funnel=_funnel(rejected, kept + len(rejected)),
-        made_by=read_manifest(folder),
+        made_by=_single_values(read_manifest(folder)),
     )
+
+
+def _single_values(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a manifest and of its parts, without lists and tables: the funnel holds those."""
+    parts = [manifest, *(part for part in manifest.values() if isinstance(part, dict))]
+    return {key: value for part in parts for key, value in part.items() if isinstance(value, str | int | float)}
 
 
 def _funnel(rejected: Iterable[Mapping[str, Any]], written: int) -> list[Stage]:
@@ -179,7 +185,8 @@ def _funnel(rejected: Iterable[Mapping[str, Any]], written: int) -> list[Stage]:
 
 
 def _image_stats(folder: Path, tally: _Tally) -> ImageStats:
-    files = sorted({*folder.glob(SKIPPED), *folder.glob(f"[!.]*/{SKIPPED}")})
+    # In a shard: images that a scorer left out.
+    files = sorted({*folder.glob(SKIPPED), *folder.glob(f"shard-*/{REJECTED}")})
     skipped = [record for file in files for record in read_records(file)]
     return ImageStats(
         images=tally.texts.total(),
