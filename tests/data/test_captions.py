@@ -1,11 +1,13 @@
 """Captions out of metadata that nobody has checked."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from latent2pixel.data.captions import read_captions
+from latent2pixel.data.real_image import usable_image
 from latent2pixel.errors import DataError
 
 
@@ -103,6 +105,17 @@ def test_a_linked_folder_that_leads_out_is_refused(tmp_path):
     (folder / "sub").symlink_to(tmp_path / "outside")
     with pytest.raises(DataError, match="leads out"):
         read_captions(folder)
+
+
+def test_names_that_lead_nowhere_are_told(tmp_path):
+    names = ["loop.png", "half \ud83d pair.png", "n" * 5000 + ".png"]
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    lines = "".join(json.dumps({"file_name": name, "text": "x"}) + "\n" for name in names)
+    files = read_captions(csv_folder(tmp_path, lines, name="metadata.jsonl")).files
+    for file in files:
+        with pytest.raises(DataError) as error:
+            raise DataError("", found=file.fault, expected="", fix="") if file.fault else usable_image(file.path)
+        assert re.search("leads nowhere|cannot be read|no such file", error.value.found)
 
 
 def test_links_inside_and_a_linked_root_are_no_matter(tmp_path):

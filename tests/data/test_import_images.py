@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.data.pictures import noise
 from latent2pixel.data import import_images as module
 from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.import_images import import_images
-from latent2pixel.errors import ConfigError, DataError, StateError
+from latent2pixel.errors import ConfigError, DataError, OutputFolderError, StateError
 from latent2pixel.io.records import read_records, write_records
 
 
@@ -205,3 +206,30 @@ def test_plain_datasets_loads_it(tmp_path, small_shards):
     assert len(rows) == 9
     assert isinstance(rows["a real fox 7"]["image"], Image.Image)
     assert rows["a real fox 7"]["licence"] == "cc0-1.0"
+
+
+def test_a_missing_shard_in_the_middle_loses_no_reason(tmp_path, small_shards):
+    folder = real_folder(tmp_path / "in", num=12)
+    for number in (1, 5, 9):
+        (folder / f"{number}.png").unlink()
+    import_images(folder, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "shard-00001")
+    assert import_images(folder, tmp_path / "out").num_skipped == 3
+    assert contents(tmp_path / "out") == before
+
+
+def test_names_without_a_file_do_not_end_the_import(tmp_path):
+    folder = real_folder(tmp_path / "in", num=2)
+    (folder / "loop.png").symlink_to("loop.png")
+    names = ["loop.png", "half \ud83d pair.png", "n" * 5000 + ".png", ".", "0.png/more"]
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.writelines(json.dumps({"file_name": name, "text": "x"}) + "\n" for name in names)
+    report = import_images(folder, tmp_path / "out")
+    assert (report.num_images, report.num_skipped) == (2, 5)
+
+
+def test_the_output_is_another_folder(tmp_path):
+    folder = real_folder(tmp_path / "in")
+    with pytest.raises(OutputFolderError, match="they come from"):
+        import_images(folder, folder / ".." / "in")

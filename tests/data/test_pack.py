@@ -9,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from huggingface_hub import DatasetCard
@@ -147,10 +148,8 @@ def test_unreadable_images_are_skipped_and_named(tmp_path):
     (shard / "000002.png").unlink()
     report = pack(tmp_path / "in", tmp_path / "out")
     assert (report.num_images, report.num_skipped) == (4, 2)
-    assert [record["file"] for record in read_records(tmp_path / "out" / "skipped.jsonl")] == [
-        "000001.png",
-        "000002.png",
-    ]
+    skipped = [record["file"] for record in read_records(tmp_path / "out" / "skipped.jsonl")]
+    assert skipped == ["shard-00000/000001.png", "shard-00000/000002.png"]
     assert ImageFolderDataset(tmp_path / "out", 16, patch_px=8).prompts[1] == "a fox, number 3"
 
 
@@ -222,6 +221,31 @@ def test_fewer_images_than_files_and_sizes_out_of_range(tmp_path):
     for folder in ("prompts", "missing"):
         with pytest.raises(DataError, match="holds no"):
             pack(tmp_path / folder, tmp_path / "other")
+
+
+@pytest.mark.parametrize(("key", "name"), [("file_name", "../a.png"), ("file_name", "/a.png"), ("mask", "../a.png")])
+def test_files_of_elsewhere_are_not_given_away(tmp_path, key, name):
+    write_images(tmp_path / "in", num=2, **{key: name})
+    noise(0).save(tmp_path / "in" / "a.png")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        pack(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_null_instead_of_a_picture_is_named(tmp_path):
+    from datasets import Features, Value
+    from datasets import Image as ImageFeature
+
+    schema = Features({"image": ImageFeature(), "prompt": Value("string"), "width": Value("int64")}).arrow_schema
+    rows = [{"image": {"bytes": None, "path": "a.png"}, "prompt": "a", "width": 24}, {"image": None, "prompt": "b"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), tmp_path / "some.parquet")
+    with pytest.raises(OSError, match="no bytes"):
+        PackedImage(path=tmp_path / "some.parquet", row=0).read_bytes()
+    for row in (1, 2, -1):
+        with pytest.raises(OSError, match=f"some.parquet#{row}"):
+            PackedImage(path=tmp_path / "some.parquet", row=row).read_bytes()
+    with pytest.raises(DataError, match="Record 2 of"):
+        ImageFolderDataset(tmp_path, 16)
 
 
 def test_columns_hold_what_records_hold():

@@ -134,14 +134,21 @@ def _files(
         if not isinstance(name, str) or not name.strip():
             yield CaptionedFile(name=where, path=path, caption="", fault="no file name")
             continue
-        place = _inside(path.parent, name, base=base, where=where, follow_links=follow_links)
+        # csv keeps surplus cells under None: an unquoted comma has shifted the columns.
+        fault = "more cells than the header has columns" if None in row else None
+        place = path
+        try:
+            place = _inside(path.parent, name, base=base, where=where, follow_links=follow_links)
+        # A name that is no text, or, until Python 3.13, links in a circle.
+        except (UnicodeEncodeError, OSError, RuntimeError) as error:
+            fault = f"a file name that leads nowhere: {type(error).__name__}"
         yield CaptionedFile(
-            name=str((path.parent / name).relative_to(root)),
+            # JSON can name half a surrogate pair, which no file of records can hold.
+            name=str((path.parent / name).relative_to(root)).encode(errors="replace").decode(),
             path=place,
             caption=caption.strip() if isinstance(caption, str) else "",
             fields=_optional(row),
-            # csv keeps surplus cells under None: an unquoted comma has shifted the columns.
-            fault="more cells than the header has columns" if None in row else None,
+            fault=fault,
         )
 
 

@@ -19,7 +19,7 @@ from latent2pixel.data.claim import claim_folder
 from latent2pixel.data.data_folder import SKIPPED
 from latent2pixel.data.real_image import UsableImage, usable_image
 from latent2pixel.data.stats import kind_of_reason, top
-from latent2pixel.errors import ConfigError, DataError
+from latent2pixel.errors import ConfigError, DataError, OutputFolderError
 from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.records import read_records, write_records
 
@@ -87,13 +87,20 @@ def import_images(
         ConfigError: The size is below 1.
         DataError: The metadata cannot be used, a file name leads out of the folder, or no image is usable.
         StateError: ``out`` holds an import of other rows or settings.
-        OutputFolderError: ``out`` cannot be written, or the disk is full.
+        OutputFolderError: ``out`` is the folder itself, cannot be written, or the disk is full.
     """
     if size_px is not None and size_px < 1:
         raise ConfigError(
             "size is out of range", found=size_px, expected="a number above 0", fix="Choose another size."
         )
     started = time.monotonic()
+    if out.resolve() == folder.resolve():
+        raise OutputFolderError(
+            "The images cannot go into the folder that they come from",
+            found=out,
+            expected="another folder: the next call would take them for new ones",
+            fix="Choose another output folder.",
+        )
     captions = read_captions(folder, caption_key=caption_key, follow_links=follow_links)
     settings = _Settings(
         size_px=size_px, source=source or folder.resolve().name, licence=licence, captions=_digest(captions.files)
@@ -124,9 +131,17 @@ class _Import:
         self._fields: dict[str, str] = dict.fromkeys((key for file in files for key in file.fields), "")
         self._seen: dict[str, str] = {}
         """Digest of the pixels -> the first file that showed them."""
-        self._before = read_records(out / SKIPPED) if (out / SKIPPED).exists() else []
-        self.skipped: list[dict[str, Any]] = []
+        self._skipped: dict[str, list[dict[str, Any]]] = {}
+        """Shard -> its rows without an image."""
+        for record in read_records(out / SKIPPED) if (out / SKIPPED).exists() else []:
+            if (out / record["shard"]).exists():
+                self._skipped.setdefault(record["shard"], []).append(record)
         self.num_images = self.num_new = 0
+
+    @property
+    def skipped(self) -> list[dict[str, Any]]:
+        """Rows without an image, in order."""
+        return [record for _, records in sorted(self._skipped.items()) for record in records]
 
     def take_all(self, files: Sequence[CaptionedFile]) -> None:
         """Make all shards that are not there."""
@@ -146,7 +161,6 @@ class _Import:
         if (self._out / name).exists():
             records = read_records(self._out / name / "metadata.jsonl")
             self._seen |= {record["pixels"]: record["original"] for record in records}
-            self.skipped += [record for record in self._before if record["shard"] == name]
             self.num_images += len(records)
             return
         with new_folder(self._out / name) as part:
@@ -159,7 +173,7 @@ class _Import:
 
     def _note_skipped(self) -> None:
         """Write what was skipped so far; without any, leave no file."""
-        if self.skipped or (self._out / SKIPPED).exists():
+        if self._skipped or (self._out / SKIPPED).exists():
             write_records(self._out / SKIPPED, self.skipped)
 
     def _records(
@@ -170,7 +184,7 @@ class _Import:
             if isinstance(image, UsableImage) and image.digest in self._seen:
                 image = f"duplicate: the same picture as {self._seen[image.digest]}"
             if isinstance(image, str):
-                self.skipped.append({"file": row.name, "reason": image, "shard": shard})
+                self._skipped.setdefault(shard, []).append({"file": row.name, "reason": image, "shard": shard})
                 continue
             self._seen[image.digest] = row.name
             name = f"{number:06d}{image.suffix}"

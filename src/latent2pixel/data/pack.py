@@ -80,7 +80,7 @@ def pack(
 
     Raises:
         ConfigError: A number is out of range.
-        DataError: There is no readable image, or a record has a field that no column can hold.
+        DataError: There is no readable image, or a file name leads out of the folder.
         StateError: ``out`` holds other images, or the same ones in other files.
         OutputFolderError: ``out`` cannot be written, or the disk is full.
         L2PError: ``datasets`` is not installed.
@@ -136,13 +136,14 @@ def _write_missing(out: Path, shards: Sequence[Sequence[_Row]]) -> int:
 def _rows(folder: Path) -> tuple[list[_Row], list[dict[str, str]]]:
     """Return the readable images of a folder, and why the others are none."""
     records = list(image_records(folder))
+    for record in records:
+        _require_inside(record)
     rows, skipped = [], []
     with ThreadPoolExecutor(NUM_READERS) as pool:
         found = pool.map(lambda record: _row(record, folder), records)
         for record, row in zip(records, tqdm(found, total=len(records), desc="images", leave=False), strict=True):
             if isinstance(row, str):
-                where = f"record {record.number} of {record.file.relative_to(folder)}"
-                skipped.append({"file": str(record.fields.get("file_name", where)), "reason": row})
+                skipped.append({"file": _name_of(record, folder), "reason": row})
             else:
                 rows.append(row)
     return rows, skipped
@@ -164,10 +165,31 @@ def _row(record: ImageRecord, folder: Path) -> _Row | str:
         json.dumps(record.fields, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return "text that is not Unicode"
-    # Relative where it can be: the path of this machine is nobody's business.
-    name = str(image.relative_to(folder)) if isinstance(image, Path) else record.fields["image"].get("path") or ""
     fields = {**record.fields, "width": width, "height": height}
-    return _Row(name=name, image=image, mask=mask, fields=fields, num_bytes=size)
+    return _Row(name=_name_of(record, folder), image=image, mask=mask, fields=fields, num_bytes=size)
+
+
+def _name_of(record: ImageRecord, folder: Path) -> str:
+    """Return what a picture is called in the set: its file, relative to the folder."""
+    named = record.fields.get("file_name")
+    if isinstance(named, str):
+        return str((record.file.parent / named).relative_to(folder))
+    stored = record.fields.get("image")
+    path = stored.get("path") if isinstance(stored, dict) else None
+    return path or f"record {record.number} of {record.file.relative_to(folder)}"
+
+
+def _require_inside(record: ImageRecord) -> None:
+    """Check that a record names files of its own folder: a set is given away, other files of the machine are not."""
+    for key in ("file_name", "mask"):
+        name = record.fields.get(key)
+        if isinstance(name, str) and (Path(name).is_absolute() or ".." in Path(name).parts):
+            raise DataError(
+                "A file name leads out of the folder; nothing was packed",
+                found=f"record {record.number} of {record.file}: {name!r}",
+                expected="files in the folder that holds the metadata, or below it",
+                fix="Look where the folder comes from; copy the images into it and correct the metadata.",
+            )
 
 
 def _shared_out(rows: Sequence[_Row], count: int, total: int) -> list[list[_Row]]:

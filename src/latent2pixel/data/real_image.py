@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,7 @@ def usable_image(path: Path, *, size_px: int | None = None) -> UsableImage:
         DataError: No such file, no image of a known format, damaged, animated, too large or too small, or of values
             whose range nobody knows. ``found`` is the reason.
     """
-    if not path.is_file():
-        raise _unusable("no such file" if not path.exists() else "no regular file")
+    _require_file(path)
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=_known_formats()) as picture:
@@ -83,6 +83,17 @@ def usable_image(path: Path, *, size_px: int | None = None) -> UsableImage:
         height=converted.height,
         digest=hashlib.sha256(str(converted.size).encode() + converted.tobytes()).hexdigest(),
     )
+
+
+def _require_file(path: Path) -> None:
+    try:
+        # Asked first: opening a pipe would wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _unusable("no regular file")
+    except FileNotFoundError as error:
+        raise _unusable("no such file") from error
+    except OSError as error:
+        raise _unusable(f"cannot be read: {error.strerror}") from error
 
 
 def _known_formats() -> list[str]:
