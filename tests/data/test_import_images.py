@@ -188,6 +188,9 @@ def test_nothing_usable_and_sizes_out_of_range(tmp_path):
     with pytest.raises(DataError, match="no image to import") as error:
         import_images(folder, tmp_path / "out")
     assert "0.png: no image of a known format" in error.value.found
+    noise(0).save(folder / "0.png")
+    assert import_images(folder, tmp_path / "out").num_images == 1, "corrected files are looked at again"
+    assert read_records(tmp_path / "out" / "skipped.jsonl") == []
     with pytest.raises(ConfigError):
         import_images(folder, tmp_path / "out", size_px=0)
 

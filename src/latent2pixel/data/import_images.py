@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 import warnings
 from collections import Counter
@@ -168,6 +169,9 @@ class _Import:
             write_records(part / "metadata.jsonl", records)
             # Written before the shard takes its name: of a shard that is there, all skipped images are known.
             self._note_skipped()
+        if not records:
+            # Whoever has corrected the files runs the same command again: these rows are then looked at once more.
+            shutil.rmtree(self._out / name)
         self.num_images += len(records)
         self.num_new += len(records)
 
