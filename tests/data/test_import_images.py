@@ -209,6 +209,8 @@ def test_plain_datasets_loads_it(tmp_path, small_shards):
     assert len(rows) == 9
     assert isinstance(rows["a real fox 7"]["image"], Image.Image)
     assert rows["a real fox 7"]["licence"] == "cc0-1.0"
+    files = (tmp_path / "out").glob("shard-*/metadata.jsonl")
+    assert len({tuple(sorted(record)) for file in files for record in read_records(file)}) == 1
 
 
 def test_a_missing_shard_in_the_middle_loses_no_reason(tmp_path, small_shards):

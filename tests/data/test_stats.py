@@ -92,6 +92,11 @@ def test_chinese_texts_have_openers_of_characters():
     assert [(opener.text, opener.count, opener.share) for opener in found] == [("一只红色", 2, 1.0)]
 
 
+def test_the_band_has_two_ends():
+    texts = ["x" * length for length in (199, 200, 350, 351)]
+    assert text_stats(texts, languages=[], kinds=[]).in_band == 0.5
+
+
 def test_long_texts_stand_in_the_last_bar():
     lengths = dict(text_stats(["x" * 999, "x" * 1000, "x" * 90_000], languages=[], kinds=[]).lengths)
     assert (lengths[975], lengths[1000], max(lengths)) == (1, 2, 1000)

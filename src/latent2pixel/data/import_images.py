@@ -128,7 +128,7 @@ class _Import:
 
     def __init__(self, out: Path, settings: _Settings, files: Sequence[CaptionedFile]) -> None:
         self._out, self._settings = out, settings
-        # Plain datasets wants the same fields in every shard.
+        # One set of fields in all records, so that tables made of single shards have the same columns.
         self._fields: dict[str, str] = dict.fromkeys((key for file in files for key in file.fields), "")
         self._seen: dict[str, str] = {}
         """Digest of the pixels -> the first file that showed them."""
