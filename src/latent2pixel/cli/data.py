@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
-from latent2pixel.cli import data_prompts
+from latent2pixel.cli import data_prompts, data_sets
 from latent2pixel.cli.synthesize import synthesize
 
-app = typer.Typer(help="Prompts, their filter, and images made by the source.", no_args_is_help=True)
+app = typer.Typer(help="Training data: prompts, images made by the source or imported, sets.", no_args_is_help=True)
 app.command("prompts")(data_prompts.prompts)
 app.command("taxonomy")(data_prompts.taxonomy_file)
+app.command("import")(data_sets.import_images)
+app.command("pack")(data_sets.pack)
+app.command("push")(data_sets.push)
+app.command("stats")(data_sets.stats)
 
 
 @app.command("filter")

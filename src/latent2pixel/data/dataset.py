@@ -17,6 +17,7 @@ from latent2pixel.data.buckets import Size, bucket_of, bucket_sizes
 from latent2pixel.data.listing import Entry, Found, find_images, load_listing, read_entries, save_listing
 from latent2pixel.errors import ConfigError, DataError
 from latent2pixel.io.images import as_floats, load_bytes
+from latent2pixel.io.packed_image import ImageFile
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class ImageFolderDataset(StoredImages):
     Args:
         folder: Holds ``metadata.jsonl``, itself or in its sub-folders. Its fields: file_name, prompt; seed; weight,
             how often an epoch shows the image on average; mask, the file name of a grey picture of the image's size,
-            in which white counts fully and black not at all.
+            in which white counts fully and black not at all. Or holds Parquet files as ``pack`` writes them, with the
+            pictures in columns image and mask.
         image_size_px: Width and height that all images must have; with buckets, root of their number of pixels.
         patch_px: Side of the model's patch, for buckets of several aspects, to which larger images are scaled down and
             cropped; None: squares only, pixel by pixel.
@@ -127,7 +129,7 @@ class ImageFolderDataset(StoredImages):
         return [entry.prompt for entry in self._entries]
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[ImageFile]:
         """File of every image, in order."""
         return [entry.path for entry in self._entries]
 

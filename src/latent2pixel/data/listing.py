@@ -4,9 +4,9 @@ A run keeps what it found at its first start. Started again it trains on the sam
 may have been damaged or removed since; a folder with other records is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from latent2pixel.data.buckets import Size
 from latent2pixel.errors import DataError, StateError
 from latent2pixel.io.images import read_size
+from latent2pixel.io.packed_image import PACKED, ImageFile, PackedImage, packed_files, packed_records
 from latent2pixel.io.records import read_records, write_records
 
 MAX_WEIGHT = 1000
@@ -27,12 +28,12 @@ NUM_READERS = 8
 class Entry:
     """One record of a folder."""
 
-    path: Path
+    path: ImageFile
     prompt: str
     seed: int
     weight: float = 1.0
     """How often an epoch shows the image, on average."""
-    mask: Path | None = None
+    mask: ImageFile | None = None
     """Grey picture of what each pixel counts; none: all alike."""
 
 
@@ -93,7 +94,47 @@ def _find(entry: Entry) -> Found:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(entry).items()}
+    values = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return {key: str(value) if isinstance(value, ImageFile) else value for key, value in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One record as a folder holds it, unchecked."""
+
+    file: Path
+    """Metadata or Parquet file that it stands in."""
+    number: int
+    """Place in that file, from 1."""
+    fields: dict[str, Any]
+    """Of a packed folder, with the name of each picture in the picture's place."""
+
+    def picture(self, key: str = "image") -> ImageFile | None:
+        """Return where the picture or its mask lies; None if there is none, or no name of a file."""
+        if self.file.suffix == PACKED:
+            if not isinstance(self.fields.get(key), dict):
+                return None
+            height, width = self.fields.get("height"), self.fields.get("width")
+            size_px = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+            return PackedImage(path=self.file, row=self.number - 1, column=key, size_px=size_px)
+        name = self.fields.get("file_name" if key == "image" else key)
+        return self.file.parent / name if isinstance(name, str) else None
+
+
+def image_records(folder: Path) -> Iterator[ImageRecord]:
+    """Yield the records of a folder and of its sub-folders, in order: of ``metadata.jsonl``, or else of Parquet files.
+
+    Raises:
+        DataError: A file of records cannot be read.
+    """
+    # No dot folders: those are shards in the making.
+    files = sorted({*folder.glob("metadata.jsonl"), *folder.glob("[!.]*/metadata.jsonl")})
+    for file in files:
+        for number, fields_ in enumerate(read_records(file), start=1):
+            yield ImageRecord(file=file, number=number, fields=fields_)
+    for file in [] if files else packed_files(folder):
+        for number, fields_ in enumerate(packed_records(file), start=1):
+            yield ImageRecord(file=file, number=number, fields=fields_)
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -102,45 +143,37 @@ def read_entries(folder: Path) -> list[Entry]:
     Raises:
         DataError: There is no record, or one lacks a field or has one of the wrong kind.
     """
-    # No dot folders: those are shards in the making.
-    files = sorted({*folder.glob("metadata.jsonl"), *folder.glob("[!.]*/metadata.jsonl")})
-    entries = [
-        _entry(record, number, file) for file in files for number, record in enumerate(read_records(file), start=1)
-    ]
+    entries = [_entry(record) for record in image_records(folder)]
     if not entries:
         raise DataError(
             f"{folder} is no folder of images and prompts",
-            found="no metadata.jsonl" if not files else "no record in metadata.jsonl",
-            expected="metadata.jsonl with file_name and prompt, in the folder or in its sub-folders",
-            fix="Make images with `l2p data synthesize`.",
+            found="no record in metadata.jsonl, and no Parquet file",
+            expected="metadata.jsonl with file_name and prompt, or Parquet files with image and prompt, in the folder "
+            "or in its sub-folders",
+            fix="Make images with `l2p data synthesize`, or take your own with `l2p data import`.",
         )
     return entries
 
 
-def _entry(record: dict[str, Any], number: int, file: Path) -> Entry:
-    where = f"Record {number} of {file}"
-    if not isinstance(record.get("file_name"), str) or not isinstance(record.get("prompt"), str):
+def _entry(record: ImageRecord) -> Entry:
+    where, told = f"Record {record.number} of {record.file}", record.fields
+    path = record.picture()
+    if path is None or not isinstance(told.get("prompt"), str):
         raise DataError(
             f"{where} names no image or no prompt",
-            found=str(sorted(record)),
-            expected="file_name and prompt",
+            found=str(sorted(told)),
+            expected="image and prompt" if record.file.suffix == PACKED else "file_name and prompt",
             fix="Correct or remove the record.",
         )
-    seed, weight, mask = record.get("seed", number), record.get("weight", 1.0), record.get("mask")
+    seed, weight = told.get("seed", record.number), told.get("weight", 1.0)
     if not isinstance(seed, int):
         raise _unusable(where, "seed", seed, "a whole number, or no seed at all")
     # A truth value is an int to Python.
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
         raise _unusable(where, "weight", weight, f"a number above 0, at most {MAX_WEIGHT}, or no weight at all")
-    if "mask" in record and not isinstance(mask, str):
-        raise _unusable(where, "mask", mask, "the file name of a grey picture, or no mask at all")
-    return Entry(
-        path=file.parent / record["file_name"],
-        prompt=record["prompt"],
-        seed=seed,
-        weight=float(weight),
-        mask=None if mask is None else file.parent / mask,
-    )
+    if "mask" in told and record.picture("mask") is None:
+        raise _unusable(where, "mask", told["mask"], "the file name of a grey picture, or no mask at all")
+    return Entry(path=path, prompt=told["prompt"], seed=seed, weight=float(weight), mask=record.picture("mask"))
 
 
 def _unusable(where: str, field: str, found: object, expected: str) -> DataError:

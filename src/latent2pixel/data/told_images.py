@@ -13,6 +13,7 @@ from torch import Tensor
 from latent2pixel.data.dataset import ImageFolderDataset, Item, StoredImages
 from latent2pixel.data.encoded_cache import EncodedCache
 from latent2pixel.errors import DataError
+from latent2pixel.io.packed_image import ImageFile
 
 EncodeImages = Callable[[Tensor], list[dict[str, Tensor]]]
 """From images (B, 3, H, W) in [-1, 1] to one dict of tensors each, such as ``Family.encode_images`` of a pipeline."""
@@ -72,10 +73,10 @@ def _encoded(images: ImageFolderDataset, indices: list[int], encode: EncodeImage
     return [encoded[index] for index in indices]
 
 
-def _digest(path: Path, size_px: tuple[int, int]) -> str:
+def _digest(path: ImageFile, size_px: tuple[int, int]) -> str:
     try:
         content = path.read_bytes()
     except OSError:
         # Gone since the run began: what is told of it will not be asked for.
-        content = bytes(path)
+        content = str(path).encode()
     return hashlib.sha256(str(size_px).encode() + content).hexdigest()

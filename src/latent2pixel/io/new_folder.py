@@ -69,6 +69,27 @@ def write_file(path: Path, content: str | bytes) -> None:
             partial.unlink()
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` to write; it takes the name ``path`` when the block ends well.
+
+    For files that are too large for ``write_file``. As with ``new_folder``, two processes must not make the same one.
+
+    Raises:
+        OutputFolderError: If the file cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with clear_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.unlink(missing_ok=True)
+            yield partial
+            partial.replace(path)
+    finally:
+        if partial.exists():
+            partial.unlink()
+
+
 def _require_empty(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         raise OutputFolderError(

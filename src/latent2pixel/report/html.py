@@ -3,8 +3,7 @@
 import base64
 import io
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from latent2pixel.errors import L2PError
 from latent2pixel.report.content import CostRow, ReportContent
+from latent2pixel.report.page import require_packages, write_page
 from latent2pixel.report.plots import loss_plot, score_plot
 
-TEMPLATE = Path(__file__).parent / "report.html.j2"
 NOT_MEASURED = "–"  # noqa: RUF001 (an en dash, as tables print a gap)
 
 
@@ -32,48 +30,31 @@ def write_report(content: ReportContent, path: str | Path) -> Path:
         The path of the file.
 
     Raises:
-        L2PError: matplotlib or jinja2 is not installed.
+        L2PError: matplotlib or jinja2 is not installed, or the file cannot be written.
     """
-    path = Path(path)
-    html = _render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(html, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    require_packages()
+    filters: dict[str, Callable[..., str]] = {
+        "data_uri": _data_uri,
+        "number": _number,
+        "percent": percent,
+        "duration": _duration,
+        "milliseconds": _milliseconds,
+    }
+    return write_page("report.html.j2", Path(path), _context(content), filters=filters)
 
 
-def _render(content: ReportContent) -> str:
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401 (asked for here, so that its absence is told before any work)
-    except ImportError as error:
-        raise L2PError(
-            "the report needs two packages that are not installed",
-            found=str(error),
-            expected="matplotlib and jinja2",
-            fix="Install them with `pip install 'latent2pixel[report]'`.",
-        ) from error
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        data_uri=_data_uri, number=_number, percent=_percent, duration=_duration, milliseconds=_milliseconds
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        content=content,
-        share=_share,
-        tasks=_task_rows(content),
-        costs=_cost_groups(content.costs),
-        total_seconds=sum(stage.seconds for stage in content.stages),
-        loss_svg=loss_plot(content.loss_curve) if len(content.loss_curve) > 1 else "",
-        score_svg=score_plot(
+def _context(content: ReportContent) -> dict[str, Any]:
+    return {
+        "content": content,
+        "share": bar_width,
+        "tasks": _task_rows(content),
+        "costs": _cost_groups(content.costs),
+        "total_seconds": sum(stage.seconds for stage in content.stages),
+        "loss_svg": loss_plot(content.loss_curve) if len(content.loss_curve) > 1 else "",
+        "score_svg": score_plot(
             content.score_curve, source_score=content.source_score["score"], chance=content.pixel_score["chance"]
         ) if len(content.score_curve) > 1 else "",
-    )  # fmt: skip
+    }  # fmt: skip
 
 
 def _task_rows(content: ReportContent) -> list[dict[str, Any]]:
@@ -130,11 +111,12 @@ def _number(value: float | None, digits: int = 2) -> str:
     return NOT_MEASURED if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a share in percent, without the sign."""
     return NOT_MEASURED if value is None or math.isnan(value) else f"{100 * value:.0f}"
 
 
-def _share(value: float) -> str:
+def bar_width(value: float) -> str:
     """Return a share as a width in percent that a bar can have."""
     return "0" if math.isnan(value) else f"{100 * min(max(value, 0), 1):.1f}"
 

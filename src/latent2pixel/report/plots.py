@@ -62,7 +62,28 @@ def score_plot(score_curve: Sequence[tuple[int, float, float]], *, source_score:
     return _svg(draw, name="score")
 
 
-def _svg(draw: Callable[["Axes"], None], *, name: str) -> str:
+def bars_plot(bars: Sequence[tuple[int, int]], *, band: tuple[int, int], label: str, name: str) -> str:
+    """Return a histogram as ``<svg>``, with a band behind it.
+
+    Args:
+        bars: First value of each bar, its height; all of one width.
+        band: Values between which the band lies.
+        label: Of the values.
+        name: Of the plot, once a page.
+    """
+    firsts, heights = np.asarray(bars, np.float64).T
+    width = firsts[1] - firsts[0] if len(firsts) > 1 else 1.0
+
+    def draw(axes: "Axes") -> None:
+        axes.axvspan(*band, color=REFERENCE, alpha=0.13, linewidth=0)
+        axes.bar(firsts, heights, width=0.86 * width, align="edge", color=ACCENT, linewidth=0)
+        axes.set_ylabel("texts")
+        axes.set_xlim(0, max(firsts[-1] + width, 1.1 * band[1]))
+
+    return _svg(draw, name=name, x_label=label)
+
+
+def _svg(draw: Callable[["Axes"], None], *, name: str, x_label: str = "training step") -> str:
     """Return what ``draw`` puts on a pair of axes as ``<svg>``; equal drawings give equal text."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -74,7 +95,7 @@ def _svg(draw: Callable[["Axes"], None], *, name: str) -> str:
         figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
         axes = figure.subplots()
         draw(axes)
-        axes.set_xlabel("training step")
+        axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y", color=GRID, linewidth=0.8)
