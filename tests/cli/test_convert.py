@@ -90,3 +90,11 @@ def test_parse_head():
 
 def test_parse_dtype():
     assert [parse_dtype(name) for name in (None, "bfloat16", "float32")] == [None, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("option", ["--merge", "--from-released"])
+def test_settings_that_would_be_ignored_are_refused(option, tmp_path):
+    arguments = ["convert", str(tmp_path / "out"), option, str(tmp_path / "file"), "--recipe", "lift", "--dry-run"]
+    with pytest.raises(ConfigError, match="--recipe, --dry-run"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()

@@ -17,6 +17,9 @@ LIFT_LINE = (
     "noise gain {noise_gain:.3f}, noise shift times {implied_noise_shift:.2f}"
 )
 
+WITHOUT_CONVERSION = ("source", "out", "from_released", "merge", "base", "as_json")
+"""What the command takes with --merge or --from-released."""
+
 SourceArgument = Annotated[
     str,
     typer.Argument(help="Source pipeline: a folder, or owner/name on the Hub; with --from-released or --merge: OUT."),
@@ -57,6 +60,7 @@ MergeOption = Annotated[
 
 
 def convert(
+    context: typer.Context,
     source: SourceArgument,
     out: Annotated[Path | None, typer.Argument(help="Folder to make.", show_default=False)] = None,
     patch_size: PatchSizeOption = None,
@@ -78,6 +82,8 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
 ) -> None:
     """Convert a source: codec in the VAE's place, new input projection and detailer head, everything else kept."""
+    if merge is not None or from_released is not None or base is not None:
+        _require_alone(context)
     if merge is not None:
         _merge_run(merge, base, from_released, folders=[source, out], as_json=as_json)
         return
@@ -181,6 +187,24 @@ def _merge_run(
         )
     folder = merge(run, given[0], base=base)
     typer.echo(json.dumps({"folder": str(folder)}) if as_json else str(folder))
+
+
+def _require_alone(context: typer.Context) -> None:
+    """Refuse what would be ignored beside --merge and --from-released, which convert nothing."""
+    from latent2pixel.errors import ConfigError
+
+    given = [
+        "--" + name.replace("_", "-")
+        for name in context.params
+        if name not in WITHOUT_CONVERSION and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    ]
+    if given:
+        raise ConfigError(
+            "Nothing is converted with --merge or --from-released",
+            found=", ".join(given),
+            expected="a folder to make, --base and --json alone",
+            fix="Leave the others out.",
+        )
 
 
 def _require_out(out: Path | None) -> Path:

@@ -127,8 +127,7 @@ def synthesize(
         tidy(path)
     fixed = {"steps": num_steps, "guidance": guidance_scale, **asdict(facts), "origin": "source"}
     started = time.monotonic()
-    total = sum(map(len, missing.values()))
-    with tqdm(total=total, desc=folder.name, unit="image", disable=not missing) as bar:
+    with tqdm(total=sum(map(len, missing.values())), desc=folder.name, unit="image", disable=not missing) as bar:
         fill = partial(_fill, painter=painter, curation=curation, fixed=fixed, advance=bar.update)
         num_new = _make_all(missing, fill)
     return SynthesisReport(
