@@ -21,7 +21,7 @@ from latent2pixel.families.released import (
     projection_name,
     released_name,
 )
-from latent2pixel.io.new_folder import new_folder
+from latent2pixel.io.new_folder import new_file, new_folder
 from latent2pixel.io.pipeline_folder import (
     find_pipeline_folder,
     open_pipeline,
@@ -93,7 +93,7 @@ def export_released(model: str | Path, file: str | Path) -> Path:
     Raises:
         SourceError: If the model is of another family, or has parts that the published layout has no name for.
         CheckpointError: If its weights are missing or truncated.
-        OutputFolderError: If the file exists.
+        OutputFolderError: If the file exists or cannot be written, or the disk is full.
     """
     folder, target = find_pipeline_folder(model), Path(file)
     if target.exists():
@@ -138,13 +138,8 @@ def export_released(model: str | Path, file: str | Path) -> Path:
     restored[:, pixel_places(empty)] = state[projection]
     state[projection] = restored
     names = _names(empty)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with new_file(target) as partial:
         save_file({names[key]: value for key, value in state.items()}, partial)
-        partial.rename(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
