@@ -9,7 +9,8 @@ and towards the images as published. Validation: squared
 velocity error on 96 source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out
 captions; patch grid: their ratio of steps at the borders of patches (`latent2pixel.evaluate.patch_grid`). OUT keeps
 every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100 and 1000
-(`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only, looked at less often.
+(`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only, half the
+images, looked at less often.
 """
 
 import argparse
@@ -129,7 +130,7 @@ class Bench:
         pipe = self.open_source()
         drawn = {caption.text for caption in draw_captions(LEVEL, "train", 600, seed=self.seed)}
         heldout = [caption.text for caption in heldout_captions(LEVEL, NUM_VALIDATION_IMAGES, seed=self.seed)]
-        for name, texts, seeds in (("images", sorted(drawn), 2), ("validation", heldout, 1)):
+        for name, texts, seeds in (("images", sorted(drawn), 1 if self.quick else 2), ("validation", heldout, 1)):
             prompts = [
                 Prompt(id=f"{index:06d}", prompt=text, major_class="miniature", sub_class="scene")
                 for index, text in enumerate(texts)

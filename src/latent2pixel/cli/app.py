@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from latent2pixel.cli import convert, data, demo, export, families, generate, inspect, ladder, train, world
+from latent2pixel.cli import convert, data, demo, evaluate, export, families, generate, inspect, ladder, train, world
 from latent2pixel.errors import Interrupted, L2PError
 
 EXIT_BUG = 1
@@ -31,6 +31,7 @@ app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 

@@ -35,7 +35,7 @@ def write_report(content: ReportContent, path: str | Path) -> Path:
     require_packages()
     filters: dict[str, Callable[..., str]] = {
         "data_uri": _data_uri,
-        "number": _number,
+        "number": number,
         "percent": percent,
         "duration": _duration,
         "milliseconds": _milliseconds,
@@ -107,7 +107,8 @@ def _data_uri(image_HWC: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number with so many decimals."""
     return NOT_MEASURED if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
