@@ -29,6 +29,7 @@ ORIGIN = box(0, 0)
         ((4.1, 0), {"right of"}),
         ((-4, 0), set()),
         ((-4.1, 0), {"left of"}),
+        ((0, 4), set()),
         ((0, -4), set()),
         ((0, -4.1), {"above"}),
         # 46 / 88.8 exceeds a half, but 44 / 88.8, without the slack, does not; 45 / 89.4 does.
