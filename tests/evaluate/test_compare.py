@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 from tests.evaluate.tiny_clip import save_tiny_clip
+from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from latent2pixel.errors import ConfigError, DataError
@@ -19,6 +20,7 @@ from latent2pixel.evaluate.patch_grid import patch_grid_ratio
 from latent2pixel.evaluate.spectrum import band_power
 from latent2pixel.io.images import load_image, save_image
 from latent2pixel.io.records import write_records
+from latent2pixel.train.perceptual import load_exported
 
 PROMPTS = ["a red circle", "two squares", "a blue square"]
 SEEDS = [0, 1]
@@ -233,6 +235,24 @@ def test_diversity_by_hand():
     assert image_diversity(images_SCHW, lambda a, b: (2 * b - a).mean((1, 2, 3))) == pytest.approx((2 - 1) / 2)
     with pytest.raises(DataError, match="two or more"):
         feature_diversity(torch.zeros(1, 2))
+
+
+class EdgeDistance(nn.Module):
+    """Has the shapes of LPIPS: one number an image, as (B, 1, 1, 1)."""
+
+    def forward(self, one_BCHW, other_BCHW):
+        return (one_BCHW.diff(dim=-1) - other_BCHW.diff(dim=-1)).square().mean((1, 2, 3), keepdim=True)
+
+
+def test_diversity_takes_the_exported_network_of_a_training_run(tmp_path):
+    images_SCHW = torch.stack([picture(PROMPTS[0], seed) for seed in range(3)])
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    examples = (images_SCHW[:2], images_SCHW[1:])
+    exported = torch.export.export(EdgeDistance(), examples, dynamic_shapes=(sizes, sizes))
+    torch.export.save(exported, tmp_path / "lpips.pt2")
+    steps = images_SCHW.diff(dim=-1)
+    expected = sum((steps[one] - steps[other]).square().mean().item() for one, other in ((0, 1), (0, 2), (1, 2))) / 3
+    assert image_diversity(images_SCHW, load_exported(tmp_path / "lpips.pt2")) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

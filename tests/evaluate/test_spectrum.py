@@ -77,6 +77,19 @@ def test_edges_that_do_not_wrap_hide_nothing():
     assert with_ramp[2:].tolist() == pytest.approx(alone[2:].tolist(), rel=0.05)
 
 
+@pytest.mark.parametrize("shape", [(40, 50), (33, 47)])
+def test_half_a_transform_counts_as_the_whole(shape):
+    """Against all frequencies of the full transform, each once."""
+    images_BCHW = noise(2, 3, *shape) + sine(across=0.2, size=50)[..., : shape[0], : shape[1]]
+    window = torch.outer(*(torch.hann_window(side, dtype=torch.float64) for side in shape))
+    centred = images_BCHW - (images_BCHW * window).sum((2, 3), keepdim=True) / window.sum()
+    power = (torch.fft.fft2(centred * window).abs() ** 2).mean(1) / (window**2).sum()
+    frequency = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.fftfreq(shape[1])[None])
+    for index, (low, high) in enumerate([(1e-6, 1 / 16), (1 / 16, 1 / 8), (1 / 8, 1 / 4), (1 / 4, 1 / 2), (1 / 2, 1)]):
+        inside = (frequency >= low) & (frequency < high)
+        assert band_power(images_BCHW)[:, index].tolist() == pytest.approx(power[:, inside].mean(1).tolist())
+
+
 def test_a_blurred_picture_loses_its_high_bands():
     images_BCHW = noise(4, 3, 64, 64)
     blurred_BCHW = torch.nn.functional.avg_pool2d(images_BCHW, 3, stride=1, padding=1)
