@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from latent2pixel.errors import CheckpointError, ConfigError
-from latent2pixel.evaluate.filter_features import MIN_SIDE_PX, NAME, filter_features
+from latent2pixel.evaluate.filter_features import NAME, filter_features
 from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.io.safetensors_file import fingerprint, fingerprint_of_folders
 
@@ -36,8 +36,6 @@ class FeatureNetwork:
     """From the same images to classes (B, K), for the inception score; None where the network knows none."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """File, fingerprint of its weights, size of its input: what another would need for the same numbers."""
-    min_side_px: int = 1
-    """Smallest images that it takes."""
 
     def as_json(self) -> dict[str, Any]:
         """Return name and facts as an object for a record."""
@@ -50,10 +48,8 @@ def load_filters(_path: Path | None = None, *, device: torch.device | str = "cpu
     def features(image_BCHW: Tensor) -> Tensor:
         return filter_features(image_BCHW.to(device)).cpu()
 
-    return FeatureNetwork(
-        name=NAME, features=features, facts={"good_for": "colours, sharpness, noise, seams; not objects"},
-        min_side_px=MIN_SIDE_PX,
-    )  # fmt: skip
+    facts = {"good_for": "colours, sharpness, noise, seams; not objects"}
+    return FeatureNetwork(name=NAME, features=features, facts=facts)
 
 
 def load_inception(path: Path, *, device: torch.device | str = "cpu") -> FeatureNetwork:
@@ -87,9 +83,7 @@ def load_inception(path: Path, *, device: torch.device | str = "cpu") -> Feature
     )
 
 
-def load_exported(
-    path: Path, *, size_px: int | None = None, device: torch.device | str = "cpu"
-) -> FeatureNetwork:  # fmt: skip
+def load_exported(path: Path, *, size_px: int | None = None, device: torch.device | str = "cpu") -> FeatureNetwork:
     """Load a network of the user's from a file of ``torch.export`` (.pt2) or TorchScript (any other ending).
 
     Args:
