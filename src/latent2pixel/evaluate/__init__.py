@@ -1,1 +1,1 @@
-"""Measurements of finished models and their pictures: what a picture costs, how visible the patches are."""
+"""Measurements of finished models and their pictures: cost, patches, spectra, distances to the source, uncertainty."""

@@ -1,12 +1,18 @@
-"""Two folders of images as pairs: the same prompt and seed, made by the source and by its pixel model."""
+"""Two folders of images as pairs: the same prompt and seed, made by the source and by its pixel model.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from latent2pixel.errors import DataError
-from latent2pixel.io.images import read_size
+from latent2pixel.io.images import load_image, read_size
 from latent2pixel.io.records import read_records
 
 Side = Literal["source", "pixel"]
@@ -96,16 +102,55 @@ def pair_folders(source_folder: Path, pixel_folder: Path) -> tuple[list[Pair], l
                 text = f"{_size(image.size_px)}, its partner {_size(other.size_px)}"
                 problems.append(_problem(side, image.name, "other size", text, prompt=prompt, seed=seed))
         else:
-            side, image = ("source", source) if source else ("pixel", pixel)
-            assert image is not None  # one of the two is there, for its key is
-            other_side = next(name for name in folders if name != side)
-            text = (
-                "the other folder's cannot be used"
-                if (prompt, seed) in bad[other_side]
-                else "the other folder has none"
-            )
-            problems.append(_problem(side, image.name, "no partner", text, prompt=prompt, seed=seed))
-    return pairs, sorted(problems, key=_order), listed
+            for side, single in (("source", source), ("pixel", pixel)):
+                if single:
+                    damaged = any((prompt, seed) in keys for keys in bad.values())
+                    text = f"the other folder's {'cannot be used' if damaged else 'is not listed'}"
+                    problems.append(_problem(side, single.name, "no partner", text, prompt=prompt, seed=seed))
+    return pairs, sorted(problems, key=problem_order), listed
+
+
+def load_pairs(
+    pairs: list[Pair], folders: dict[Side, Path], *, batch_size: int, problems: list[Problem]
+) -> Iterator[tuple[list[Pair], Tensor, Tensor]]:
+    """Yield pairs with their images, some at a time, so that any number of images fits into memory.
+
+    Args:
+        pairs: What to load, in this order.
+        folders: Of the pairs' images.
+        batch_size: Pairs at a time, at most; a batch has images of one size.
+        problems: Takes what cannot be decoded, and its partner; the pair is left out.
+
+    Yields:
+        Pairs, the source's images and the pixel model's, each (B, 3, H, W) in [-1, 1].
+    """
+    batch: list[tuple[Pair, Tensor, Tensor]] = []
+    for pair in pairs:
+        images = {side: _load(getattr(pair, side)) for side in folders}
+        if broken := [side for side, image in images.items() if isinstance(image, str)]:
+            for side, folder in folders.items():
+                kind, text = ("broken", images[side]) if side in broken else ("no partner", "its partner is broken")
+                name = getattr(pair, side).relative_to(folder).as_posix()
+                problems.append(_problem(side, name, kind, str(text), prompt=pair.prompt, seed=pair.seed))
+            continue
+        if batch and (len(batch) == batch_size or batch[0][0].size_px != pair.size_px):
+            yield _stack(batch)
+            batch = []
+        batch.append((pair, images["source"], images["pixel"]))  # type: ignore[arg-type]
+    if batch:
+        yield _stack(batch)
+
+
+def _load(path: Path) -> Tensor | str:
+    try:
+        return load_image(path)
+    except DataError as error:
+        return error.found
+
+
+def _stack(batch: list[tuple[Pair, Tensor, Tensor]]) -> tuple[list[Pair], Tensor, Tensor]:
+    pairs, source, pixel = zip(*batch, strict=True)
+    return list(pairs), torch.stack(source), torch.stack(pixel)
 
 
 def _list_images(folder: Path, side: Side, problems: list[Problem]) -> tuple[dict[Key, _Image], set[Key], int]:
@@ -158,7 +203,8 @@ def _problem(side: Any, file: str, kind: Any, detail: str, *, prompt: str | None
     return Problem(side=side, file=file, kind=kind, detail=detail, prompt=prompt, seed=seed)
 
 
-def _order(problem: Problem) -> tuple[str, int, str, str]:
+def problem_order(problem: Problem) -> tuple[str, int, str, str]:
+    """Sort key of problems: prompt and seed first, so that the order on disk does not show."""
     return (problem.prompt or "", -1 if problem.seed is None else problem.seed, problem.side, problem.file)
 
 
