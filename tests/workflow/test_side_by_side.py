@@ -74,6 +74,8 @@ def test_both_models_draw_the_same_and_a_second_call_draws_nothing(models, tmp_p
     assert first["pairs"] == 12
     assert first["pictures"] == {"source": 12, "pixel": 12}
     assert first["problems"] == []
+    assert {"spectrum", "patch_grid", "diversity/filters-v1"} <= first["comparison"]["results"].keys()
+    assert first["comparison"]["settings"]["patch_size"] == 16
     assert set(first["tasks"]) == {f"world/{task}" for task in TASKS}
     assert json.loads((out / "evaluation.json").read_text()) == first
     page = (out / "evaluation.html").read_text(encoding="utf-8")

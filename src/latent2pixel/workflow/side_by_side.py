@@ -12,6 +12,7 @@ from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import ConfigError, DataError
+from latent2pixel.evaluate.compare import ComparisonSettings, compare_folders
 from latent2pixel.evaluate.pairs import Pair, Problem, pair_folders
 from latent2pixel.evaluate.uncertainty import bootstrap_mean, retention_of_tasks
 from latent2pixel.io.images import bytes_of, load_image
@@ -81,13 +82,14 @@ def evaluate(
         announce: Is told of every stage.
 
     Returns:
-        What ``evaluation.json`` holds: scores by task with intervals, retention, and pictures that could not be used.
+        What ``evaluation.json`` holds: scores by task with intervals, retention, what the folders' pictures say of each
+        other (``compare_folders``, with the network that needs no download), and pictures that could not be used.
 
     Raises:
         ConfigError: No such suite, level or dtype.
         SourceError: A pipeline cannot be found or loaded.
         StateError: ``out`` holds pictures of other models or settings.
-        DataError: No pair of pictures could be judged.
+        DataError: No two pairs of pictures could be judged, or the pictures are too small.
         OutputFolderError: ``out`` cannot be written, or the disk is full.
     """
     if config.suite not in SUITES:
@@ -98,9 +100,10 @@ def evaluate(
             fix="Choose another suite.",
         )
     level = require_level(config.level)
+    patch_sizes = {}
     for name, model in (("source", source), ("pixel", pixel)):
         announce(f"{name} draws")
-        _draw(model, out / name, level, config)
+        patch_sizes[name] = _draw(model, out / name, level, config)
     pairs, problems, listed = pair_folders(out / "source", out / "pixel")
     announce("the pictures are judged")
     judged, broken = judge_pairs(pairs, level)
@@ -112,6 +115,11 @@ def evaluate(
             expected="a whole picture of each model for each prompt and seed",
             fix=f"Remove {out} and run the same command again.",
         )
+    compared = compare_folders(
+        out / "source",
+        out / "pixel",
+        settings=ComparisonSettings(seed=config.seed, patch_size=patch_sizes["pixel"]),
+    )
     result = {
         "source": str(source),
         "pixel": str(pixel),
@@ -120,6 +128,7 @@ def evaluate(
         "pictures": listed,
         "pairs": len(judged),
         "problems": [problem.as_json() for problem in problems],
+        "comparison": {key: compared[key] for key in ("network", "settings", "results", "left_out")},
     }
     write_file(out / RECORD_NAME, json.dumps(result, indent=2) + "\n")
     write_comparison_page(_page(result, judged), out / PAGE_NAME)
@@ -176,7 +185,8 @@ def scores_of(judged: Sequence[Judged], *, seed: int) -> dict[str, Any]:
     return {"score": score | {"retention": asdict(total)}, "tasks": rows}
 
 
-def _draw(model: str | Path, folder: Path, level: Level, config: EvaluationConfig) -> None:
+def _draw(model: str | Path, folder: Path, level: Level, config: EvaluationConfig) -> int | None:
+    """Let a model draw, or go on drawing; return the patch of a pixel model."""
     wanted = heldout_captions(level, config.num_prompts, seed=config.seed)
     prompts = [
         Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
@@ -195,6 +205,7 @@ def _draw(model: str | Path, folder: Path, level: Level, config: EvaluationConfi
         seed=config.seed,
         source=source_facts(path),
     )
+    return pipe.transformer.config.get("pixel_patch_size")
 
 
 def _page(result: dict[str, Any], judged: Sequence[Judged]) -> ComparisonPage:
