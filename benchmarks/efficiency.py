@@ -37,7 +37,7 @@ from lift_scale import VAE
 from train_memory import TOLD
 
 STEPS_OF_AN_IMAGE = 30
-"""Of the released model, at 1024 px (PAPER.md, section 3)."""
+"""Of the released model, at 1024 px (L2P, arXiv 2605.12013)."""
 TOKEN_GRID_PX = 1024
 """Up to this size the patch stays 16."""
 HEAD_4K_FROM_PATCH = 64

@@ -1,7 +1,7 @@
 """The manifest of a folder that is filled over several calls: all of them must want the same."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,19 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, begun: bool) -> N
         return
     before = read_manifest(folder)
     if differing := sorted(key for key in settings if before.get(key) != settings[key]):
-        raise StateError(
-            f"{folder} was begun with other data or settings",
-            found=", ".join(f"{key} = {settings[key]}" for key in differing),
-            expected=", ".join(f"{key} = {before.get(key)}" for key in differing),
-            fix="Repeat the earlier settings to go on, or choose another folder.",
-        )
+        raise other_settings(f"{folder} was begun with other data or settings", settings, before, differing=differing)
+
+
+def other_settings(
+    message: str, settings: Mapping[str, Any], before: Mapping[str, Any], *, differing: Sequence[str]
+) -> StateError:
+    """Return the error for a folder that was begun with settings that differ from those of now."""
+    return StateError(
+        message,
+        found=", ".join(f"{key} = {settings.get(key)}" for key in differing),
+        expected=", ".join(f"{key} = {before.get(key)}" for key in differing),
+        fix="Repeat the earlier settings to go on, or choose another folder.",
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from latent2pixel.data.buckets import Size
+from latent2pixel.data.claim import other_settings
 from latent2pixel.data.curation import Curation
 from latent2pixel.data.image_plan import ImageJob, image_seed, plan_shards, require_prompts
 from latent2pixel.data.open_shard import METADATA, REJECTED, OpenShard, ShardLostError, take_shard, tidy
@@ -231,12 +232,7 @@ def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     if path.exists() and any(folder.glob("*shard-*")):
         before = BEFORE_0_2 | json.loads(path.read_text(encoding="utf-8"))
         if differing := sorted(key for key in settings if _differs(key, before.get(key), settings[key])):
-            raise StateError(
-                f"{folder} holds images of other settings",
-                found=", ".join(f"{key} = {settings[key]}" for key in differing),
-                expected=", ".join(f"{key} = {before.get(key)}" for key in differing),
-                fix="Repeat the earlier settings to go on, or choose another folder.",
-            )
+            raise other_settings(f"{folder} holds images of other settings", settings, before, differing=differing)
         return
     write_file(path, json.dumps(settings, indent=2) + "\n")
 

@@ -38,8 +38,8 @@ from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.workflow.fit_images import load_fit_images
 from latent2pixel.workflow.transfer import TransferReport, transfer
-from latent2pixel.workflow.world_prompts import write_world_prompts
-from latent2pixel.world.captions import Caption, heldout_captions
+from latent2pixel.workflow.world_prompts import heldout_prompts, write_world_prompts
+from latent2pixel.world.captions import heldout_captions
 from latent2pixel.world.levels import require_level
 from latent2pixel.world.score import Score, score_folder, score_images
 from latent2pixel.world.source_model import SHIPPED_SOURCE
@@ -170,8 +170,7 @@ class _Demo:
         return load_prompts(folder / "prompts.jsonl")
 
     def _heldout_prompts(self) -> list[Prompt]:
-        wanted = heldout_captions(self.level, self.config.num_captions, seed=self.config.seed)
-        return [_as_prompt(index, caption) for index, caption in enumerate(wanted)]
+        return heldout_prompts(self.level, self.config.num_captions, seed=self.config.seed)
 
     def _synthesize(
         self, pipe: DiffusionPipeline, prompts: list[Prompt], folder: Path, seeds: int, *, source: Path
@@ -372,10 +371,6 @@ def _grid_of(pairs: Sequence[ImagePair]) -> Tensor:
     """Return the source's pictures in a row above the pixel model's, (3, H, W) in [-1, 1]."""
     pictures = [pair.source for pair in pairs] + [pair.pixel for pair in pairs]
     return image_grid([image_of(picture) for picture in pictures], columns=len(pairs))
-
-
-def _as_prompt(index: int, caption: Caption) -> Prompt:
-    return Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
 
 
 def _accelerator() -> str:

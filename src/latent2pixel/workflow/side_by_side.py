@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import ConfigError, DataError
@@ -19,7 +18,7 @@ from latent2pixel.io.images import bytes_of, load_image
 from latent2pixel.io.new_folder import write_file
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parse_dtype
 from latent2pixel.report.comparison_page import ComparisonPage, Verdict, write_comparison_page
-from latent2pixel.world.captions import heldout_captions
+from latent2pixel.workflow.world_prompts import heldout_prompts
 from latent2pixel.world.levels import Level, require_level
 from latent2pixel.world.score import caption_of
 from latent2pixel.world.verify import verify
@@ -187,16 +186,11 @@ def scores_of(judged: Sequence[Judged], *, seed: int) -> dict[str, Any]:
 
 def _draw(model: str | Path, folder: Path, level: Level, config: EvaluationConfig) -> int | None:
     """Let a model draw, or go on drawing; return the patch of a pixel model."""
-    wanted = heldout_captions(level, config.num_prompts, seed=config.seed)
-    prompts = [
-        Prompt(id=f"{index:06d}", prompt=caption.text, major_class="miniature", sub_class=caption.task)
-        for index, caption in enumerate(wanted)
-    ]
     path = find_pipeline_folder(model)
     pipe = open_pipeline(path, dtype=parse_dtype(config.dtype))
     synthesize(
         pipe.to("cuda" if torch.cuda.is_available() else "cpu"),
-        prompts,
+        heldout_prompts(level, config.num_prompts, seed=config.seed),
         folder,
         seeds_per_prompt=config.seeds_per_prompt,
         image_size_px=config.image_size_px,

@@ -9,7 +9,8 @@ from latent2pixel.data.prompting.settings import AskSettings, PromptSettings
 from latent2pixel.data.prompting.taxonomy import MajorClass, SubClass, Taxonomy
 from latent2pixel.data.prompting.templates import load_templates
 from latent2pixel.data.prompting.write import write_prompts
-from latent2pixel.world.captions import TASKS, draw_captions
+from latent2pixel.data.prompts import Prompt
+from latent2pixel.world.captions import TASKS, draw_captions, heldout_captions
 from latent2pixel.world.levels import Level, require_level
 
 MAJOR_CLASS = "miniature"
@@ -53,6 +54,20 @@ def world_taxonomy() -> Taxonomy:
     """Return the world's classes: one for each of GenEval's task types, all equal."""
     subs = tuple(SubClass(name=task, categories=(task.replace("_", " "),)) for task in TASKS)
     return Taxonomy(version=1, classes=(MajorClass(name=MAJOR_CLASS, sub_classes=subs),))
+
+
+def heldout_prompts(level: Level, num: int, *, seed: int) -> list[Prompt]:
+    """Return held-out captions of the world as prompts, as many of each task as of any other.
+
+    Args:
+        level: Level of the world.
+        num: Captions.
+        seed: Seed of the draw.
+    """
+    return [
+        Prompt(id=f"{index:06d}", prompt=caption.text, major_class=MAJOR_CLASS, sub_class=caption.task)
+        for index, caption in enumerate(heldout_captions(level, num, seed=seed))
+    ]
 
 
 def write_world_prompts(folder: Path, *, level: str, num: int, seed: int) -> PromptsReport:

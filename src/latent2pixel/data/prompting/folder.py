@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from latent2pixel.data.claim import other_settings
 from latent2pixel.data.prompting.asking import Usage
 from latent2pixel.data.prompting.funnel import Rejected, Written
 from latent2pixel.data.prompting.journal import Journal
 from latent2pixel.data.prompts import Prompt
-from latent2pixel.errors import StateError
 from latent2pixel.io.new_folder import write_file
 from latent2pixel.io.records import write_records
 
@@ -143,12 +143,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     if path.exists() and has_replies:
         before = json.loads(path.read_text(encoding="utf-8"))["settings"]
         if differing := sorted(key for key in {*settings, *before} if before.get(key) != settings.get(key)):
-            raise StateError(
-                f"{folder} holds prompts of other settings",
-                found=", ".join(f"{key} = {settings.get(key)}" for key in differing),
-                expected=", ".join(f"{key} = {before.get(key)}" for key in differing),
-                fix="Repeat the earlier settings to go on, or choose another folder.",
-            )
+            raise other_settings(f"{folder} holds prompts of other settings", settings, before, differing=differing)
         return
     write_file(path, _manifest(settings, {}))
 
