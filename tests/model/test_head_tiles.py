@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.tiny import HEAD, noise
+from tests.tiny import HEAD, noise, tiny_lift, tiny_pixel_pipeline, token_dim_of
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.model.head import DetailerHead
@@ -81,3 +81,18 @@ def test_budget_too_small_names_the_smallest_that_works():
 def test_tile_that_is_no_size_is_refused(tile_px):
     with pytest.raises(ConfigError, match="tile"):
         DetailerHead(5, channels=HEAD).tile_px = tile_px
+
+
+@torch.no_grad()
+def test_lifted_ends_are_those_of_the_untiled_head():
+    model = tiny_pixel_pipeline("z_image", lift=tiny_lift("z_image")).transformer
+    for parameter in (*model.head.parameters(), *model.lift.stem.parameters()):
+        parameter.copy_(0.2 * noise(*parameter.shape))
+    image, sigma_B, tokens = noise(1, 3, *SIZE), torch.tensor([0.5]), noise(1, token_dim_of("z_image"), 11, 9)
+    made = []
+    for tile_px in (None, 37):
+        model.head.tile_px = tile_px
+        ends = model.lift_in(image, sigma_B)
+        made.append((ends.correction_Bdhw, model.lift_out(image, sigma_B, ends, tokens_Bdhw=tokens)))
+    for untiled, tiled in zip(*made, strict=True):
+        torch.testing.assert_close(tiled, untiled, atol=1e-5, rtol=1e-5)
