@@ -3,7 +3,7 @@
 Shape letters: B batch, C image channels, D trunk width, H height, W width, h and w the token grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latent2pixel.errors import ConfigError
+from latent2pixel.model.head_tiles import Offset, encode_tiled, run_tiled
 
 HEAD_CHANNELS: dict[str, tuple[int, ...]] = {
     "1k": (64, 128, 256, 512),
@@ -83,6 +84,7 @@ class DetailerHead(nn.Module):
                 fix="Use 'none' for the published head.",
             )
         self.feature_norm = feature_norm
+        self._tile_px: int | None = None
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable | None = None  # set by ModelMixin.enable_gradient_checkpointing
         self.enc = nn.ModuleList(_conv_silu(low, high) for low, high in pairwise((in_channels, *channels)))
@@ -90,6 +92,25 @@ class DetailerHead(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for width in channels)
         self.dec = nn.ModuleList(_conv_silu(2 * high, low) for low, high in pairwise((channels[0], *channels)))
         self.out_conv = nn.Conv2d(channels[0], out_channels, 1)
+
+    @property
+    def tile_px(self) -> int | None:
+        """Height and width of the tiles that it runs in, with the same result; None: the image at once.
+
+        Memory then grows with the tile instead of the image; ``head_budget.tile_for_budget`` chooses one.
+        """
+        return self._tile_px
+
+    @tile_px.setter
+    def tile_px(self, tile_px: int | None) -> None:
+        if tile_px is not None and (isinstance(tile_px, bool) or not isinstance(tile_px, int) or tile_px < 1):
+            raise ConfigError(
+                "The tile of a detailer head is a number of pixels",
+                found=repr(tile_px),
+                expected="a whole number above 0, or None for no tiles",
+                fix=f"Choose a multiple of {2 ** len(self.enc)}, such as {16 * 2 ** len(self.enc)}.",
+            )
+        self._tile_px = tile_px
 
     def forward(self, noisy_BCHW: Tensor, feature_BDhw: Tensor) -> Tensor:
         """Predict the network's output image.
@@ -101,8 +122,22 @@ class DetailerHead(nn.Module):
         Returns:
             Shape (B, C, H, W), dtype of the noisy image.
         """
+        if self.tile_px is not None:
+            return run_tiled(self, noisy_BCHW, feature_BDhw, tile_px=self.tile_px)
         skips, hidden_BChw = self.encode(noisy_BCHW)
         return self.decode(skips, hidden_BChw, feature_BDhw)
+
+    def start(self, image_BCHW: Tensor) -> tuple[list[Tensor] | None, Tensor]:
+        """Run the down path as ``encode`` does, for ``finish``; in tiles, the skips are not kept."""
+        if self.tile_px is not None:
+            return None, encode_tiled(self, image_BCHW, tile_px=self.tile_px)
+        return self.encode(image_BCHW)
+
+    def finish(self, image_BCHW: Tensor, skips: list[Tensor] | None, hidden: Tensor, *, feature_BDhw: Tensor) -> Tensor:
+        """Do the rest of ``forward`` behind ``start``; without skips, each tile makes its own again."""
+        if skips is None:
+            return self(image_BCHW, feature_BDhw)
+        return self.decode(skips, hidden, feature_BDhw)
 
     def encode(self, image_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
         """Run the down path.
@@ -118,15 +153,26 @@ class DetailerHead(nn.Module):
             hidden = functional.max_pool2d(skips[-1], 2)
         return skips, hidden
 
-    def decode(self, skips: list[Tensor], hidden: Tensor, feature_BDhw: Tensor) -> Tensor:
-        """Join the trunk's features at the bottleneck and run the up path on what ``encode`` returned."""
+    def decode(
+        self, skips: list[Tensor], hidden: Tensor, feature_BDhw: Tensor, *, offsets: Sequence[Offset] | None = None
+    ) -> Tensor:
+        """Join the trunk's features at the bottleneck and run the up path on what ``encode`` returned.
+
+        Args:
+            skips: Of every level, finest first.
+            hidden: The coarsest features.
+            feature_BDhw: Last hidden states of the trunk; nearest-upsampled to the coarsest features.
+            offsets: For each level, where its skip lies in what comes up to it, if that is larger.
+        """
         if self.feature_norm == "layer_norm":
             feature_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
         if feature_BDhw.shape[-2:] != hidden.shape[-2:]:
             feature_BDhw = functional.interpolate(feature_BDhw, size=hidden.shape[-2:], mode="nearest")
         hidden = self.bottleneck(torch.cat([hidden, feature_BDhw.to(hidden.dtype)], dim=1))
         for level in reversed(range(len(skips))):
-            hidden = self._run(_up_level, self.up[level], self.dec[level], hidden, skips[level])
+            hidden = self._run(
+                _up_level, self.up[level], self.dec[level], hidden, skips[level], offsets and offsets[level]
+            )
         return self.out_conv(hidden)
 
     def _run(self, stage: Callable[..., Tensor], *arguments: object) -> Tensor:
@@ -135,9 +181,12 @@ class DetailerHead(nn.Module):
         return stage(*arguments)
 
 
-def _up_level(up: nn.Module, dec: nn.Module, hidden: Tensor, skip: Tensor) -> Tensor:
+def _up_level(up: nn.Module, dec: nn.Module, hidden: Tensor, skip: Tensor, offset: Offset | None) -> Tensor:
     # No method: torch 2.11 loses its object when a compiled head recomputes it.
     hidden = up(functional.interpolate(hidden, scale_factor=2, mode="nearest"))
+    if offset is not None:
+        top, left = offset
+        hidden = hidden[..., top : top + skip.shape[-2], left : left + skip.shape[-1]]
     return dec(torch.cat([hidden, skip], dim=1))
 
 

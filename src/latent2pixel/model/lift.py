@@ -100,8 +100,10 @@ class LiftedInput:
 class LiftedEnds:
     """What the head and the stem make of a noisy image before the trunk runs."""
 
-    skips: list[Tensor]
-    """Features of the head's down path, finest first."""
+    seen_BCHW: Tensor
+    """The image as the head reads it."""
+    skips: list[Tensor] | None
+    """Features of the head's down path, finest first; None with a head in tiles, which makes each tile's again."""
     coarse_BChw: Tensor
     """Its coarsest features."""
     correction_Bdhw: Tensor

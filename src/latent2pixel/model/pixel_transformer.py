@@ -147,7 +147,8 @@ class PixelTransformerMixin(nn.Module):
             noisy_BCHW: Image at noise level sigma, float32.
             sigma_B: Noise level in [0, 1].
         """
-        skips, coarse_BChw = self.head.encode(self.lift.seen_by_head(noisy_BCHW, sigma_B).to(self.dtype))
+        seen_BCHW = self.lift.seen_by_head(noisy_BCHW, sigma_B).to(self.dtype)
+        skips, coarse_BChw = self.head.start(seen_BCHW)
         patch = self.config["pixel_patch_size"]
         grid = (noisy_BCHW.shape[-2] // patch, noisy_BCHW.shape[-1] // patch)
         # With patches larger than the head is deep, a token covers several of its coarsest cells.
@@ -156,7 +157,7 @@ class PixelTransformerMixin(nn.Module):
             # A frozen stem passes no gradient on: with the first blocks frozen too, none is stored for the trunk.
             stem_BChw = stem_BChw.detach()
         correction_Bdhw = self.lift.stem(stem_BChw).float()
-        return LiftedEnds(skips=skips, coarse_BChw=coarse_BChw, correction_Bdhw=correction_Bdhw)
+        return LiftedEnds(seen_BCHW=seen_BCHW, skips=skips, coarse_BChw=coarse_BChw, correction_Bdhw=correction_Bdhw)
 
     def lift_out(
         self,
@@ -185,7 +186,7 @@ class PixelTransformerMixin(nn.Module):
         # Hidden states grow over the blocks; the tokens beside them are of unit variance.
         normed_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
         joined_BDhw = torch.cat([normed_BDhw.float(), tokens_Bdhw], dim=1)
-        detail_BCHW = self.head.decode(ends.skips, ends.coarse_BChw, joined_BDhw)
+        detail_BCHW = self.head.finish(ends.seen_BCHW, ends.skips, ends.coarse_BChw, feature_BDhw=joined_BDhw)
         return self.lift.leave(noisy_BCHW, sigma_B, tokens_Bdhw) + detail_BCHW.float()
 
     def _carried(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
