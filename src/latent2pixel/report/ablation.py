@@ -1,0 +1,139 @@
+"""Table, figure and picture strip of an ablation: arms over seeds, against steps and seconds."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from latent2pixel.io.images import image_grid, save_image
+from latent2pixel.io.new_folder import new_file, write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = Mapping[str, Any]
+"""arm, seed, step, seconds, error, score, chance, grid."""
+FIGURE_INCHES = (10.0, 6.4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationResult:
+    """What an ablation has measured of a study."""
+
+    name: str
+    question: str
+    claim: str | None
+    rows: Sequence[Row]
+    """Every look at every arm, seed by seed."""
+    source_scores: Sequence[float]
+    """The source's own score, seed by seed; empty where it draws no pictures of this size."""
+    missing: int
+    """Runs that are not finished."""
+
+    @property
+    def arms(self) -> list[str]:
+        """Return the arms that have looks, in order."""
+        return list(dict.fromkeys(row["arm"] for row in self.rows))
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the result as plain JSON values."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "claim": self.claim,
+            "rows": [dict(row) for row in self.rows],
+            "source_scores": list(self.source_scores),
+            "missing": self.missing,
+            "differences": {arm: differences(self.rows, arm, base=self.arms[0]) for arm in self.arms[1:]},
+        }
+
+
+def write_ablation(result: AblationResult, folder: Path, *, pictures: Mapping[str, Tensor]) -> None:
+    """Write ``NAME.md``, ``NAME.png`` and ``NAME-pictures.png``.
+
+    Args:
+        result: Of one study.
+        folder: Where to.
+        pictures: The last look of an arm's first seed, (3, H, W) in [-1, 1]: a row each.
+
+    Raises:
+        OutputFolderError: The folder cannot be written.
+    """
+    lines = [f"# {result.question}", *([f"The paper: {result.claim}"] if result.claim else []), "", table(result)]
+    if result.missing:
+        lines.append(f"{result.missing} runs are not finished.\n")
+    lines += [f"![score and validation error]({result.name}.png)", ""]
+    lines += [f"![pictures]({result.name}-pictures.png)", "", "Rows: " + "; ".join(pictures) + "."]
+    write_file(folder / f"{result.name}.md", "\n".join(lines) + "\n")
+    draw_curves(result.rows, folder / f"{result.name}.png", source_scores=result.source_scores)
+    save_image(folder / f"{result.name}-pictures.png", image_grid(list(pictures.values()), columns=1))
+
+
+def table(result: AblationResult) -> str:
+    """Return every look as Markdown, mean and standard deviation over the seeds, and the last ones' differences."""
+    base = result.arms[0]
+    lines = [
+        f"| arm | steps | seconds | validation error | score | chance | patch grid | score against {base} |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    last = max(row["step"] for row in result.rows)
+    if result.source_scores:
+        lines.append(f"| source | 0 | 0 | - | {spread(result.source_scores)} | - | - | - |")
+    for arm, step in dict.fromkeys((row["arm"], row["step"]) for row in result.rows):
+        group = [row for row in result.rows if (row["arm"], row["step"]) == (arm, step)]
+        cells = [spread([row[key] for row in group]) for key in ("seconds", "error", "score", "chance", "grid")]
+        against = spread(differences(result.rows, arm, base=base)) if step == last and arm != base else "-"
+        lines.append(f"| {arm} | {step} | {' | '.join(cells)} | {against} |")
+    return "\n".join([*lines, ""])
+
+
+def differences(rows: Sequence[Row], arm: str, *, base: str, key: str = "score") -> list[float]:
+    """Return what an arm's last look has more than the base's, for each seed that both have."""
+    last = {(row["arm"], row["seed"]): row[key] for row in sorted(rows, key=lambda row: row["step"])}
+    seeds = sorted({seed for name, seed in last if name == arm} & {seed for name, seed in last if name == base})
+    return [last[arm, seed] - last[base, seed] for seed in seeds]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean +- standard deviation, the value alone, or a dash."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
+
+
+def draw_curves(rows: Sequence[Row], path: Path, *, source_scores: Sequence[float]) -> None:
+    """Save score and validation error against steps and seconds as a picture, bands over the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    axes = figure.subplots(2, 2)
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        for line, key in enumerate(("score", "error")):
+            for column, place in enumerate(("step", "seconds")):
+                _draw_curve(axes[line, column], mine, key=key, place=place, label=arm)
+    for column, text in enumerate(("steps", "seconds")):
+        if source_scores:
+            axes[0, column].axhline(statistics.mean(source_scores), color="grey", linestyle="--")
+        axes[1, column].set(xlabel=text, yscale="log")
+        for line, label in enumerate(("score (dashed: source)" if source_scores else "score", "validation error")):
+            axes[line, column].set(ylabel=label, xscale="log")
+    axes[0, 0].legend(fontsize=8)
+    with new_file(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def _draw_curve(axes: "Axes", rows: Sequence[Row], *, key: str, place: str, label: str) -> None:
+    """Draw one arm's means over the seeds, one standard deviation to either side as a band."""
+    steps = sorted({row["step"] for row in rows if row["step"]})
+    groups = [[row for row in rows if row["step"] == step] for step in steps]
+    mean: Callable[[Sequence[Row], str], float] = lambda group, name: statistics.mean(row[name] for row in group)  # noqa: E731
+    places, means = [mean(group, place) for group in groups], [mean(group, key) for group in groups]
+    spreads = [statistics.pstdev(row[key] for row in group) for group in groups]
+    low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    axes.fill_between(places, low, high, alpha=0.2, linewidth=0)
+    axes.plot(places, means, marker="o", label=label)

@@ -1,0 +1,148 @@
+"""Runs one arm of an ablation with one seed."""
+
+import math
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+
+from latent2pixel.convert import build_pixel_pipeline
+from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
+from latent2pixel.convert.initialise import encode_tokens, fit_lift
+from latent2pixel.convert.warm_up import warm_up
+from latent2pixel.data.batch_plan import BatchPlan
+from latent2pixel.data.batches import Batches
+from latent2pixel.data.dataset import ImageFolderDataset
+from latent2pixel.families import family_of
+from latent2pixel.io.images import image_grid, save_image
+from latent2pixel.io.pipeline_folder import open_pipeline
+from latent2pixel.seeds import step_generator
+from latent2pixel.train import train
+from latent2pixel.workflow.ablation.images import AblationImages
+from latent2pixel.workflow.ablation.plan import ArmPlan
+from latent2pixel.workflow.ablation.yardstick import Yardstick
+from latent2pixel.world.source_model import RESOLUTION_PX
+
+Row = dict[str, Any]
+"""A look: arm, seed, step, seconds, and ``Measured.numbers``."""
+SUBSETS = 7
+"""Counter of the generator that draws an arm's images, see ``seeds``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRun:
+    """One arm, one seed, and the folder that keeps its looks."""
+
+    plan: ArmPlan
+    images: AblationImages
+    out: Path
+
+    def rows(self) -> list[Row]:
+        """Make and measure the pixel model; pictures of every look stay in the folder."""
+        return self._warmed_up() if self.plan.conversion.initialisation == "lift" else self._trained()
+
+    def _trained(self) -> list[Row]:
+        """Train a converted source and look at it on the way; looking does not count as time."""
+        plan, seed, folder = self.plan, self.images.seed, self.out / "train"
+        # What a killed call left would go on behind its last look.
+        shutil.rmtree(folder, ignore_errors=True)
+        dataset, kept = self._dataset()
+        pipe = build_pixel_pipeline(
+            self._open_source(), patch_size=plan.conversion.patch_size, head=plan.conversion.head, seed=seed
+        )
+        shift = self._set_shift(pipe)
+        family, looks = family_of(pipe.transformer), self.images.config.looks
+        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
+        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
+        rows: list[Row] = []
+        settings = replace(plan.training, seed=seed, shift=shift, validate_every=math.gcd(*looks))
+        order = BatchPlan(
+            [dataset.sizes[index] for index in kept],
+            [dataset.weights[index] for index in kept],
+            batch_size=settings.batch_size,
+            seed=seed,
+        )
+        batches = Batches(Subset(dataset, kept), order, names=[dataset.paths[index] for index in kept], seed=seed)
+        looked, started = 0.0, time.perf_counter()
+
+        def look(step: int, shown: Any) -> None:
+            nonlocal looked
+            before = time.perf_counter()
+            if step in looks:
+                rows.append(self._seen(shown, step, before - started - looked))
+            looked += time.perf_counter() - before
+
+        train(pipe, batches, encoded.__getitem__, out=folder, config=settings, validate=look)
+        shutil.rmtree(folder)
+        return rows
+
+    def _warmed_up(self) -> list[Row]:
+        """Convert with a warm-up as long as each look; encoding and fit count as time, once for each."""
+        plan, seed = self.plan, self.images.seed
+        dataset, kept = self._dataset()
+        chosen = FitImages(name="images", images=[dataset.stored(index)["image"] for index in kept[:NUM_FIT_IMAGES]])
+        patch_size, rows = plan.conversion.patch_size, []
+        for steps in self.images.config.looks:
+            source = self._open_source()
+            started = time.perf_counter()
+            tokens = encode_tokens(source, chosen, patch_size=patch_size)
+            fit = fit_lift(source, chosen, tokens, patch_size=patch_size)
+            pipe = build_pixel_pipeline(source, patch_size=patch_size, head=plan.conversion.head, lift=fit, seed=seed)
+            shift = self._set_shift(pipe) or self._shift_of(pipe)
+            settings = replace(plan.warm_up, steps=steps)
+            warm_up(pipe.transformer, chosen, tokens, settings=settings, shift=shift, seed=seed)
+            rows.append(self._seen(pipe, steps, time.perf_counter() - started))
+        return rows
+
+    def _seen(self, pipe: Any, step: int, seconds: float) -> Row:
+        measured = Yardstick(images=self.images, image_size_px=self.plan.image_size_px).measure(pipe)
+        save_image(self.out / f"look-{step:06d}.png", image_grid(measured.pictures, columns=len(measured.pictures)))
+        return {"seed": self.images.seed, "step": step, "seconds": seconds, **measured.numbers}
+
+    def _dataset(self) -> tuple[ImageFolderDataset, list[int]]:
+        """Return the arm's images, and which of them are used."""
+        arm = self.plan.arm
+        dataset = self.images.training(arm.images, self.plan.image_size_px)
+        return dataset, subset(len(dataset), arm.num_images, seed=self.images.seed)
+
+    def _open_source(self) -> Any:
+        pipe = open_pipeline(self.images.source, dtype=torch.float32)
+        return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _set_shift(self, pipe: Any) -> float | None:
+        """Give the pipeline's scheduler the arm's noise shift, and return it; none leaves both as they are."""
+        shift = self.plan.arm.shift
+        if shift == "derived":
+            shift = self._derived_shift()
+        if shift is not None:
+            pipe.scheduler = family_of(pipe.transformer).with_shift(pipe.scheduler, shift / self._shift_of(pipe))
+        return shift
+
+    def _shift_of(self, pipe: Any) -> float:
+        grid = (self.plan.image_size_px // self.plan.conversion.patch_size) ** 2
+        return family_of(pipe.transformer).shift(pipe.scheduler, grid)
+
+    def _derived_shift(self) -> float:
+        """Return the source's shift times the lift's scale.
+
+        The scale is fitted at the source's own patch. Larger patches of the same scene hold no more than the source's
+        grid knows, spread over more pixels: in orthonormal coordinates their signal grows with the patch's side.
+        """
+        source = self._open_source()
+        own = family_of(source.transformer).token_px(source)
+        dataset = self.images.training("source", RESOLUTION_PX)
+        chosen = FitImages(name="images", images=[item["image"] for item in map(dataset.stored, range(len(dataset)))])
+        fit = fit_lift(source, chosen, encode_tokens(source, chosen, patch_size=own), patch_size=own)
+        return self._shift_of(source) * fit.scale * self.plan.conversion.patch_size / own
+
+
+def subset(num_images: int, wanted: int | None, *, seed: int) -> list[int]:
+    """Return the indices of some images, drawn at random, in order; all of them where none are named or too few are."""
+    if wanted is None:
+        return list(range(num_images))
+    order = torch.randperm(num_images, generator=step_generator(seed, SUBSETS))
+    return sorted(order[:wanted].tolist())
