@@ -2,60 +2,44 @@
 
 python benchmarks/convergence.py OUT [--seeds 0 1 2] [--arms NAME ...] [--quick] [--source FOLDER] [--json]
 
-For each seed the source draws images of 600 captions x 2. Recipes `paper` and `released` train for 1000 steps and are
-seen at 10, 100, 400 and 1000. Recipe `lift` converts with warm-ups of several lengths, each a run of its own. From the
-longest every part is taken away in turn, and it is trained on: towards its source, the same at the output side alone,
-and towards the images as published. Validation: squared
-velocity error on 96 source images of held-out captions at six noise levels. Score: the world's verifier on 120 held-out
-captions; patch grid: their ratio of steps at the borders of patches (`latent2pixel.evaluate.patch_grid`). OUT keeps
-every finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100 and 1000
-(`strip.png`); the same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only, half the
-images, looked at less often.
+The engine is that of `l2p ablate`: for each seed the source draws images of 600 captions x 2, and every look has the
+velocity error on 96 source images of held-out captions, the world's score on 120 held-out captions, and the patch grid.
+Recipes `paper` and `released` train for 1000 steps and are seen at 0, 10, 100, 400 and 1000. Recipe `lift` converts
+with warm-ups of several lengths, each a run of its own. From the longest every part is taken away in turn, and it is
+trained on: towards its source, the same at the output side alone, and towards the images as published. OUT keeps every
+finished arm of a seed, a figure (`convergence.png`) and picture strips of steps 0, 10, 100 and 1000 (`strip.png`); the
+same call again goes on. `--quick`: seed 0, recipes `paper` and `lift` only, half the images, looked at less often.
 """
 
 import argparse
 import json
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from convergence_report import Row, draw_figure, draw_strip, has_curves, levels, levels_table, table, to_the_papers_end
-from latent2pixel.convert import build_pixel_pipeline
-from latent2pixel.convert.config import InputMap
-from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
-from latent2pixel.convert.initialise import encode_tokens, fit_lift
-from latent2pixel.convert.warm_up import WarmUp, warm_up
+from convergence_report import Row, draw_strip, has_curves, levels, levels_table, to_the_papers_end
+from latent2pixel.convert.initialise import latent_tokens
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
-from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
-from latent2pixel.data.prompts import Prompt
-from latent2pixel.data.synthesize import synthesize
-from latent2pixel.evaluate.patch_grid import patch_grid_ratio
 from latent2pixel.families import family_of
-from latent2pixel.flow import add_noise, velocity_from_clean
-from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
-from latent2pixel.model.predict import predict_velocity
-from latent2pixel.recipes import RECIPES, miniature
-from latent2pixel.train import TrainConfig, train
-from latent2pixel.world.captions import Caption, draw_captions, heldout_captions
-from latent2pixel.world.levels import require_level
-from latent2pixel.world.score import score_images
-from latent2pixel.world.source_model import SHIPPED_SOURCE
+from latent2pixel.report.ablation import draw_curves, looks_table
+from latent2pixel.train import train
+from latent2pixel.workflow.ablation.images import AblationImages
+from latent2pixel.workflow.ablation.plan import plan_arm
+from latent2pixel.workflow.ablation.run import ArmRun
+from latent2pixel.workflow.ablation.studies import require_study
+from latent2pixel.workflow.ablation.study import AblationConfig, Arm
+from latent2pixel.workflow.ablation.yardstick import Yardstick
+from latent2pixel.world.source_model import RESOLUTION_PX, SHIPPED_SOURCE
 
-SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95)
-NUM_VALIDATION_IMAGES, NUM_CAPTIONS, SIZE_PX, PATCH, NUM_SHOWN = 96, 120, 64, 16, 8
-LEVEL = require_level("easy")
-TRAINED_STEPS = (10, 100, 400, 1000)
+TRAINED_STEPS = (0, 10, 100, 400, 1000)
 WARM_UP_STEPS = (0, 10, 100, 300, 1000)
 QUICK_STEPS = (100, 300, 1000)
 """Steps at which a quick run looks, of either recipe."""
@@ -67,13 +51,8 @@ GOING_ON: dict[str, dict[str, Any]] = {
     "lift and the images": {"objective": "images", "learning_rate": 1e-3, "trunk_rate_factor": 0.1},
 }
 """What the longest warm-up goes on with: settings that differ from those of recipe lift."""
-SAMPLING: dict[str, Any] = {"num_inference_steps": 16, "guidance_scale": 2.0, "height": SIZE_PX, "width": SIZE_PX}
-
-
-def batches_of(dataset: ImageFolderDataset, settings: TrainConfig) -> Batches:
-    """Return the order in which a run sees its images."""
-    plan = BatchPlan(dataset.sizes, dataset.weights, batch_size=settings.batch_size, seed=settings.seed)
-    return Batches(dataset, plan, names=dataset.paths, seed=settings.seed)
+CURVES = ("paper", "released", "lift")
+"""Arms of the figure and the strip."""
 
 
 def main() -> None:
@@ -93,7 +72,9 @@ def main() -> None:
     for seed, folder in folders.items():
         rows += Bench(find_pipeline_folder(arguments.source), folder, seed, quick=arguments.quick).rows(arms)
     if has_curves(rows):
-        draw_figure(rows, arguments.out / "convergence.png")
+        curves = [row for row in rows if row["arm"] in CURVES]
+        source = [row["score"] for row in rows if row["arm"] == "source"]
+        draw_curves(curves, arguments.out / "convergence.png", source_scores=source)
         draw_strip(folders[seeds[0]], arguments.out / "strip.png")
     machine = {"date": date.today().isoformat(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     ratios = [to_the_papers_end(rows, seed) for seed in seeds] if has_curves(rows) else []
@@ -101,7 +82,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result | machine))
         return
-    print(table(rows))
+    print(looks_table(rows))
     print(levels_table(result["levels"]))
     print("\n".join(json.dumps(each) for each in result["to_paper"]))
     print(f"{machine['date']}, {machine['threads']} threads {platform.machine()}, torch {machine['torch']}")
@@ -115,93 +96,49 @@ class Bench:
 
     def rows(self, arms: Sequence[str]) -> list[Row]:
         """Return the measured points of this seed; finished arms come from their files."""
-        self.make_images()
         rows: list[Row] = []
         for name in arms:
             path = self.out / f"{name.replace(' ', '-')}.json"
             if not path.exists():
                 print(f"seed {self.seed}: {name}", file=sys.stderr)
-                path.write_text(json.dumps([{"seed": self.seed} | row for row in ARMS[name](self)]))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(ARMS[name](self)))
             rows += json.loads(path.read_text())
         return rows
 
-    def make_images(self) -> None:
-        """Let the source draw training and validation images."""
-        pipe = self.open_source()
-        drawn = {caption.text for caption in draw_captions(LEVEL, "train", 600, seed=self.seed)}
-        heldout = [caption.text for caption in heldout_captions(LEVEL, NUM_VALIDATION_IMAGES, seed=self.seed)]
-        for name, texts, seeds in (("images", sorted(drawn), 1 if self.quick else 2), ("validation", heldout, 1)):
-            prompts = [
-                Prompt(id=f"{index:06d}", prompt=text, major_class="miniature", sub_class="scene")
-                for index, text in enumerate(texts)
-            ]
-            synthesize(
-                pipe, prompts, self.out / name, seeds_per_prompt=seeds, image_size_px=SIZE_PX, num_steps=16,
-                guidance_scale=2.0, batch_size=60, seed=self.seed,
-            )  # fmt: skip
-
-    def open_source(self) -> Any:
-        """Return the source in float32."""
-        return open_pipeline(self.source, dtype=torch.float32)
+    def run_of(self, arm: Arm, looks: tuple[int, ...]) -> ArmRun:
+        """Return the run of an arm that is looked at after some steps."""
+        config = AblationConfig(steps=looks[-1], looks=looks, seeds_per_prompt=1 if self.quick else 2)
+        images = AblationImages(
+            folder=self.out / "images", source=self.source, other=None, config=config, seed=self.seed
+        )
+        return ArmRun(plan=plan_arm(arm, require_study("recipes"), config), images=images, out=self.out / arm.name)
 
     def source_rows(self) -> list[Row]:
         """Return the source's own score."""
-        return [{"recipe": "source", "step": 0, "seconds": 0.0} | self.score(self.sample(self.open_source()))]
+        yardstick = Yardstick(images=self.run_of(Arm(name="source"), (0,)).images, image_size_px=RESOLUTION_PX)
+        score = yardstick.score(yardstick.draw(open_pipeline(self.source, dtype=torch.float32)))
+        return [{"arm": "source", "seed": self.seed, "step": 0, "seconds": 0.0} | score]
 
     def trained_rows(self, name: str) -> list[Row]:
-        """Train a published recipe as the demo does, and look at some steps."""
-        recipe = miniature(RECIPES[name]())
-        pipe = build_pixel_pipeline(self.open_source(), head=recipe.conversion.head, seed=self.seed)
-        dataset, encoded = self.training_data(pipe)
-        rows = [] if self.quick else [self.seen(pipe, name, 0, 0.0)]
-        looking, started = [0.0], time.perf_counter()
+        """Train a published recipe, and look at some steps."""
+        looks = QUICK_STEPS if self.quick else TRAINED_STEPS
+        return [{"arm": name} | row for row in self.run_of(Arm(name=name, recipe=name), looks).rows()]
 
-        def look(step: int, shown: Any) -> None:
-            before = time.perf_counter()
-            if step in (QUICK_STEPS if self.quick else TRAINED_STEPS):
-                rows.append(self.seen(shown, name, step, before - started - looking[0]))
-            looking[0] += time.perf_counter() - before
-
-        settings = replace(recipe.training, seed=self.seed, steps=max(TRAINED_STEPS), validate_every=10)
-        train(
-            pipe,
-            batches_of(dataset, settings),
-            encoded.__getitem__,
-            out=self.out / name,
-            config=settings,
-            validate=look,
-        )
-        return rows
-
-    def training_data(self, pipe: Any) -> tuple[ImageFolderDataset, dict[str, Any]]:
-        """Return the source's images and the embeddings of their captions."""
-        family, dataset = family_of(pipe.transformer), ImageFolderDataset(self.out / "images", SIZE_PX)
-        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
-        return dataset, dict(zip(texts, family.encode(pipe, texts), strict=True))
-
-    def lifted(self, *, steps: int, wiener: bool = False, input_map: InputMap = "procrustes") -> tuple[Any, float]:
-        """Return a pipeline of the recipe lift and the seconds of its conversion, encoding and fit included."""
-        recipe = miniature(RECIPES["lift"]())
-        dataset = ImageFolderDataset(self.out / "images", SIZE_PX)
-        images = FitImages(name="images", images=FirstImages(dataset, NUM_FIT_IMAGES))
-        source = self.open_source()
-        started = time.perf_counter()
-        tokens = encode_tokens(source, images, patch_size=PATCH)
-        generator = torch.Generator().manual_seed(self.seed)
-        fit = fit_lift(source, images, tokens, patch_size=PATCH, input_map=input_map, generator=generator)
-        pipe = build_pixel_pipeline(source, head=recipe.conversion.head, lift=fit, lift_wiener=wiener, seed=self.seed)
-        shift = family_of(pipe.transformer).shift(pipe.scheduler, (SIZE_PX // PATCH) ** 2)
-        warm_up(pipe.transformer, images, tokens, settings=WarmUp(steps=steps), shift=shift, seed=self.seed)
-        return pipe, time.perf_counter() - started
+    def lift_run(self, **conversion: Any) -> ArmRun:
+        """Return the run of recipe lift."""
+        looks = QUICK_STEPS if self.quick else WARM_UP_STEPS
+        return self.run_of(Arm(name="lift", recipe="lift", conversion=conversion), looks)
 
     def lift_rows(self) -> list[Row]:
-        """Convert with several lengths of the warm-up; from the longest take parts away, then train it on."""
-        rows = []
-        for steps in QUICK_STEPS if self.quick else WARM_UP_STEPS:
-            pipe, seconds = self.lifted(steps=steps)
-            rows.append(self.seen(pipe, "lift", steps, seconds))
+        """Convert with several lengths of the warm-up; from the longest take parts away."""
+        run = self.lift_run()
         if self.quick:
-            return rows
+            return [{"arm": "lift"} | row for row in run.rows()]
+        rows = []
+        for steps in WARM_UP_STEPS:
+            pipe, seconds = run.lifted(steps)
+            rows.append({"arm": "lift"} | run.seen(pipe, seconds, step=steps))
         model = pipe.transformer
         whole = {key: value.clone() for key, value in model.state_dict().items()}
         for part, names, value in (
@@ -213,89 +150,50 @@ class Bench:
             if part == "calibration":
                 state["lift.misfit_S"] = torch.zeros_like(state["lift.misfit_S"])
             model.load_state_dict(state)
-            rows.append(self.seen(pipe, f"lift without {part}", max(WARM_UP_STEPS), seconds))
+            without = replace(run, out=self.out / f"lift-without-{part}")
+            rows.append({"arm": f"lift without {part}"} | without.seen(pipe, seconds, step=max(WARM_UP_STEPS)))
         return rows
 
     def going_on_rows(self) -> list[Row]:
         """Train the longest warm-up on, once towards each objective."""
-        pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS))
+        run = self.lift_run()
+        pipe, seconds = run.lifted(max(WARM_UP_STEPS))
         whole = {key: value.clone() for key, value in pipe.transformer.state_dict().items()}
-        recipe, source = miniature(RECIPES["lift"]()), self.open_source()
-        family = family_of(pipe.transformer)
-        dataset, encoded = self.training_data(pipe)
+        source, patch = open_pipeline(self.source, dtype=torch.float32), run.plan.conversion.patch_size
+        family, (dataset, _) = family_of(pipe.transformer), run.dataset()
+        texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
+        encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
         rows = []
         for name, changes in GOING_ON.items():
             pipe.transformer.load_state_dict(whole)
             settings = replace(
-                recipe.training, seed=self.seed, steps=GO_ON_STEPS, cooldown_steps=GO_ON_STEPS // 2, validate_every=0,
+                run.plan.training, seed=self.seed, steps=GO_ON_STEPS, cooldown_steps=GO_ON_STEPS // 2, validate_every=0,
                 **changes,
             )  # fmt: skip
+            plan = BatchPlan(dataset.sizes, dataset.weights, batch_size=settings.batch_size, seed=settings.seed)
+            out = self.out / name.replace(" ", "-")
             report = train(
                 pipe,
-                batches_of(dataset, settings),
+                Batches(dataset, plan, names=dataset.paths, seed=settings.seed),
                 encoded.__getitem__,
-                out=self.out / name.replace(" ", "-"),
+                out=out,
                 config=settings,
-                latents=lambda images_BCHW: family.tokens(family.latents(source, images_BCHW)),
+                latents=lambda images_BCHW: latent_tokens(source, images_BCHW, family=family, patch_size=patch),
             )
-            rows.append(self.seen(pipe, name, max(WARM_UP_STEPS) + GO_ON_STEPS, seconds + report.seconds))
+            steps = max(WARM_UP_STEPS) + GO_ON_STEPS
+            rows.append({"arm": name} | replace(run, out=out).seen(pipe, seconds + report.seconds, step=steps))
         return rows
 
     def closed_form_rows(self) -> list[Row]:
         """Convert without any training, the Wiener filter added."""
-        pipe, seconds = self.lifted(steps=0, wiener=True)
-        return [self.seen(pipe, "lift, closed form", 0, seconds)]
+        run = self.lift_run(wiener=True)
+        return [{"arm": "lift, closed form"} | replace(run, out=self.out / "closed-form").seen(*run.lifted(0), step=0)]
 
     def without_fit_rows(self) -> list[Row]:
         """Convert with a random instead of the fitted matrix."""
-        pipe, seconds = self.lifted(steps=max(WARM_UP_STEPS), input_map="random")
-        return [self.seen(pipe, "lift without fit", max(WARM_UP_STEPS), seconds)]
-
-    def seen(self, pipe: Any, recipe: str, step: int, seconds: float) -> Row:
-        """Return one measured point; the first pictures are kept for the strip."""
-        pipe.transformer.eval()
-        pictures = self.sample(pipe)
-        shown = [torch.from_numpy(picture).permute(2, 0, 1) / 127.5 - 1 for picture in pictures[:NUM_SHOWN]]
-        save_image(self.out / "strips" / f"{recipe.replace(' ', '-')}-{step:04d}.png", image_grid(shown, columns=8))
-        return {"recipe": recipe, "step": step, "seconds": seconds, **self.error(pipe), **self.score(pictures)}
-
-    @torch.no_grad()
-    def error(self, pipe: Any) -> Row:
-        """Return the validation error and its parts."""
-        family = family_of(pipe.transformer)
-        dataset = ImageFolderDataset(self.out / "validation", SIZE_PX)
-        images_BCHW = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
-        conditioning = family.collate(
-            pipe.transformer, family.encode(pipe, dataset.prompts), (SIZE_PX // PATCH, SIZE_PX // PATCH)
-        )
-        generator, errors = torch.Generator().manual_seed(0), []
-        for sigma in SIGMAS:
-            sigma_B = torch.full((len(images_BCHW),), sigma)
-            noisy_BCHW = add_noise(images_BCHW, torch.randn(images_BCHW.shape, generator=generator), sigma_B)
-            target_BCHW = velocity_from_clean(noisy_BCHW, images_BCHW, sigma_B)
-            predicted_BCHW = predict_velocity(pipe.transformer, noisy_BCHW, sigma_B, conditioning)
-            errors.append((predicted_BCHW - target_BCHW).square().mean().item())
-        return {"error": statistics.mean(errors), "errors": errors}
-
-    def wanted(self) -> list[Caption]:
-        """Return the held-out captions that are drawn."""
-        return heldout_captions(LEVEL, NUM_CAPTIONS, seed=self.seed + 1)
-
-    def score(self, pictures: list[np.ndarray]) -> Row:
-        """Return the verifier's score of the held-out captions' pictures, and how visible their patches are."""
-        score = score_images(pictures, self.wanted())
-        pictures_BCHW = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-        grid = patch_grid_ratio(pictures_BCHW, PATCH)
-        return {"score": score.score, "score_error": score.standard_error, "chance": score.chance, "grid": grid}
-
-    def sample(self, pipe: Any) -> list[np.ndarray]:
-        """Return one picture for each held-out caption, as bytes of (H, W, 3)."""
-        pipe.set_progress_bar_config(disable=True)
-        generator, pictures, wanted = torch.Generator().manual_seed(self.seed), [], self.wanted()
-        for start in range(0, len(wanted), 60):
-            prompts = [caption.text for caption in wanted[start : start + 60]]
-            pictures += pipe(prompt=prompts, generator=generator, **SAMPLING).images
-        return [np.array(picture) for picture in pictures]
+        run, steps = self.lift_run(input_map="random"), max(WARM_UP_STEPS)
+        seen = replace(run, out=self.out / "without-fit").seen(*run.lifted(steps), step=steps)
+        return [{"arm": "lift without fit"} | seen]
 
 
 ARMS: dict[str, Callable[[Bench], list[Row]]] = {

@@ -156,7 +156,12 @@ def test_a_source_of_another_size_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"looks": (1,)}, "last look"), ({"looks": (2, 1, 2)}, "rising"), ({"looks": ()}, "rising")],
+    [
+        ({"looks": (1,)}, "last look"),
+        ({"looks": (-1, 2)}, "rising"),
+        ({"looks": (2, 1, 2)}, "rising"),
+        ({"looks": ()}, "rising"),
+    ],
 )
 def test_looks_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -200,11 +205,9 @@ def test_differences_are_taken_seed_by_seed_at_the_last_look():
     assert differences(rows, "b", base="a") == pytest.approx([0.3])
     result = AblationResult(name="x", question="?", claim=None, rows=rows, source_scores=[0.8, 0.6], missing=0)
     lines = table(result).splitlines()
-    assert "| source | 0 | 0 | - | 0.700 +- 0.141 | - | - | - |" in lines
-    assert (
-        "| a | 20 | 1.000 +- 0.000 | 0.500 +- 0.000 | 0.300 +- 0.141 | 0.100 +- 0.000 | 1.000 +- 0.000 | - |" in lines
-    )
-    assert lines[-1].endswith("| 0.300 |")
+    assert "The source's own score: 0.700 +- 0.141." in lines
+    assert "| a | 20 | 1.000 +- 0.000 | 0.500 +- 0.000 | 0.300 +- 0.141 | 0.100 +- 0.000 | 1.000 +- 0.000 |" in lines
+    assert lines[-1] == "| b | 0.300 | 0.000 |"
 
 
 def test_the_command_prints_its_plan():

@@ -73,20 +73,30 @@ def write_ablation(result: AblationResult, folder: Path, *, pictures: Mapping[st
 
 
 def table(result: AblationResult) -> str:
-    """Return every look as Markdown, mean and standard deviation over the seeds, and the last ones' differences."""
-    base = result.arms[0]
-    lines = [
-        f"| arm | steps | seconds | validation error | score | chance | patch grid | score against {base} |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    last = max(row["step"] for row in result.rows)
+    """Return every look as Markdown, mean and standard deviation over the seeds, then what the last ones differ by."""
+    base, lines = result.arms[0], [looks_table(result.rows)]
     if result.source_scores:
-        lines.append(f"| source | 0 | 0 | - | {spread(result.source_scores)} | - | - | - |")
-    for arm, step in dict.fromkeys((row["arm"], row["step"]) for row in result.rows):
-        group = [row for row in result.rows if (row["arm"], row["step"]) == (arm, step)]
-        cells = [spread([row[key] for row in group]) for key in ("seconds", "error", "score", "chance", "grid")]
-        against = spread(differences(result.rows, arm, base=base)) if step == last and arm != base else "-"
-        lines.append(f"| {arm} | {step} | {' | '.join(cells)} | {against} |")
+        lines.append(f"The source's own score: {spread(result.source_scores)}.\n")
+    if result.arms[1:]:
+        lines += [f"| at the last look, less that of {base} | score | validation error |", "| --- | --- | --- |"]
+        for arm in result.arms[1:]:
+            cells = [spread(differences(result.rows, arm, base=base, key=key)) for key in ("score", "error")]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def looks_table(rows: Sequence[Row]) -> str:
+    """Return mean and standard deviation over the seeds of every arm and step as a Markdown table."""
+    lines = [
+        "| arm | steps | seconds | validation error | score | chance | patch grid |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm, step in dict.fromkeys((row["arm"], row["step"]) for row in rows):
+        group = [row for row in rows if (row["arm"], row["step"]) == (arm, step)]
+        keys = ("seconds", "error", "score", "chance", "grid")
+        cells = [spread([row[key] for row in group if key in row]) for key in keys]
+        lines.append(f"| {arm} | {step} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

@@ -40,7 +40,7 @@ def plan_arm(arm: Arm, study: Study, config: AblationConfig) -> ArmPlan:
     """Return an arm's settings at the miniature's size and the ablation's budget.
 
     Raises:
-        ConfigError: There is no such recipe, or a setting of the training does not exist or fit.
+        ConfigError: There is no such recipe, or a setting of conversion or training does not exist or fit.
     """
     recipe = miniature(require_recipe(arm.recipe))
     # The shares of the miniature's 1000 steps.
@@ -54,14 +54,11 @@ def plan_arm(arm: Arm, study: Study, config: AblationConfig) -> ArmPlan:
         "image_size_px": study.image_size_px,
         "learning_rate": recipe.training.learning_rate * arm.learning_rate_factor,
     }
+    geometry = {"patch_size": study.patch_size, "head": recipe.conversion.head if study.head is None else study.head}
     training = build_config(TrainConfig, {**_fields_of(recipe.training), **budget, **arm.training})
     return ArmPlan(
         arm=arm,
-        conversion=replace(
-            recipe.conversion,
-            patch_size=study.patch_size,
-            head=recipe.conversion.head if study.head is None else study.head,
-        ),
+        conversion=build_config(ConversionConfig, {**_fields_of(recipe.conversion), **geometry, **arm.conversion}),
         training=training,
         warm_up=WarmUp(learning_rate=WarmUp.learning_rate * arm.learning_rate_factor),
         image_size_px=study.image_size_px,

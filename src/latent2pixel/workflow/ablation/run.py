@@ -20,6 +20,7 @@ from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.families import family_of
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import open_pipeline
+from latent2pixel.model.lift import LiftFit
 from latent2pixel.seeds import step_generator
 from latent2pixel.train import train
 from latent2pixel.workflow.ablation.images import AblationImages
@@ -50,15 +51,13 @@ class ArmRun:
         plan, seed, folder = self.plan, self.images.seed, self.out / "train"
         # What a killed call left would go on behind its last look.
         shutil.rmtree(folder, ignore_errors=True)
-        dataset, kept = self._dataset()
-        pipe = build_pixel_pipeline(
-            self._open_source(), patch_size=plan.conversion.patch_size, head=plan.conversion.head, seed=seed
-        )
+        dataset, kept = self.dataset()
+        pipe = self._built(self._open_source())
         shift = self._set_shift(pipe)
         family, looks = family_of(pipe.transformer), self.images.config.looks
         texts = list(dict.fromkeys([family.null_prompt, *dataset.prompts]))
         encoded = dict(zip(texts, family.encode(pipe, texts), strict=True))
-        rows: list[Row] = []
+        rows = [self.seen(pipe, 0.0, step=0)] if 0 in looks else []
         settings = replace(plan.training, seed=seed, shift=shift, validate_every=math.gcd(*looks))
         order = BatchPlan(
             [dataset.sizes[index] for index in kept],
@@ -73,7 +72,7 @@ class ArmRun:
             nonlocal looked
             before = time.perf_counter()
             if step in looks:
-                rows.append(self._seen(shown, step, before - started - looked))
+                rows.append(self.seen(shown, before - started - looked, step=step))
             looked += time.perf_counter() - before
 
         train(pipe, batches, encoded.__getitem__, out=folder, config=settings, validate=look)
@@ -81,29 +80,52 @@ class ArmRun:
         return rows
 
     def _warmed_up(self) -> list[Row]:
-        """Convert with a warm-up as long as each look; encoding and fit count as time, once for each."""
-        plan, seed = self.plan, self.images.seed
-        dataset, kept = self._dataset()
-        chosen = FitImages(name="images", images=[dataset.stored(index)["image"] for index in kept[:NUM_FIT_IMAGES]])
-        patch_size, rows = plan.conversion.patch_size, []
-        for steps in self.images.config.looks:
-            source = self._open_source()
-            started = time.perf_counter()
-            tokens = encode_tokens(source, chosen, patch_size=patch_size)
-            fit = fit_lift(source, chosen, tokens, patch_size=patch_size)
-            pipe = build_pixel_pipeline(source, patch_size=patch_size, head=plan.conversion.head, lift=fit, seed=seed)
-            shift = self._set_shift(pipe) or self._shift_of(pipe)
-            settings = replace(plan.warm_up, steps=steps)
-            warm_up(pipe.transformer, chosen, tokens, settings=settings, shift=shift, seed=seed)
-            rows.append(self._seen(pipe, steps, time.perf_counter() - started))
-        return rows
+        """Convert with a warm-up as long as each look; a conversion's whole time counts, for each look again."""
+        return [self.seen(*self.lifted(steps), step=steps) for steps in self.images.config.looks]
 
-    def _seen(self, pipe: Any, step: int, seconds: float) -> Row:
+    def lifted(self, steps: int) -> tuple[Any, float]:
+        """Return a lifted pipeline with a warm-up of some steps, and the seconds of encoding, fit and warm-up."""
+        conversion, seed = self.plan.conversion, self.images.seed
+        dataset, kept = self.dataset()
+        chosen = FitImages(name="images", images=[dataset.stored(index)["image"] for index in kept[:NUM_FIT_IMAGES]])
+        source = self._open_source()
+        started = time.perf_counter()
+        tokens = encode_tokens(source, chosen, patch_size=conversion.patch_size)
+        fit = fit_lift(
+            source,
+            chosen,
+            tokens,
+            patch_size=conversion.patch_size,
+            input_map=conversion.input_map,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        pipe = self._built(source, fit)
+        shift = self._set_shift(pipe) or self._shift_of(pipe)
+        warm_up(
+            pipe.transformer, chosen, tokens, settings=replace(self.plan.warm_up, steps=steps), shift=shift, seed=seed
+        )
+        return pipe, time.perf_counter() - started
+
+    def _built(self, source: Any, fit: LiftFit | None = None) -> Any:
+        conversion = self.plan.conversion
+        return build_pixel_pipeline(
+            source,
+            patch_size=conversion.patch_size,
+            head=conversion.head,
+            head_feature_norm=conversion.head_feature_norm,
+            lift=fit,
+            lift_wiener=conversion.wiener,
+            noise_scale=conversion.noise_scale,
+            seed=self.images.seed,
+        )
+
+    def seen(self, pipe: Any, seconds: float, *, step: int) -> Row:
+        """Return a look at a pipeline; its pictures go into the folder."""
         measured = Yardstick(images=self.images, image_size_px=self.plan.image_size_px).measure(pipe)
         save_image(self.out / f"look-{step:06d}.png", image_grid(measured.pictures, columns=len(measured.pictures)))
         return {"seed": self.images.seed, "step": step, "seconds": seconds, **measured.numbers}
 
-    def _dataset(self) -> tuple[ImageFolderDataset, list[int]]:
+    def dataset(self) -> tuple[ImageFolderDataset, list[int]]:
         """Return the arm's images, and which of them are used."""
         arm = self.plan.arm
         dataset = self.images.training(arm.images, self.plan.image_size_px)

@@ -26,6 +26,8 @@ class Arm:
     this patch, which is where the recipe lift takes its shift from."""
     learning_rate_factor: float = 1.0
     """Factor of the recipe's rate: of the training, of recipe lift that of the warm-up."""
+    conversion: dict[str, Any] = field(default_factory=dict)
+    """Settings of the conversion that differ from the recipe's."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of the training that differ from the recipe's."""
 
@@ -67,7 +69,7 @@ class AblationConfig:
     steps: int = 1000
     """Training steps of each arm, or steps of the longest warm-up."""
     looks: tuple[int, ...] = (100, 300, 1000)
-    """Steps after which an arm is measured, up to ``steps``."""
+    """Steps after which an arm is measured, up to ``steps``; 0 is before the first."""
     num_prompts: int = 600
     """Training captions; equal ones count once."""
     seeds_per_prompt: int = 2
@@ -84,11 +86,11 @@ class AblationConfig:
     """Guidance of both."""
 
     def __post_init__(self) -> None:
-        if list(self.looks) != sorted(set(self.looks)) or not self.looks or self.looks[0] < 1:
+        if list(self.looks) != sorted(set(self.looks)) or not self.looks or self.looks[0] < 0:
             raise ConfigError(
                 "The looks of an ablation are no rising steps",
                 found=f"looks={list(self.looks)}",
-                expected="steps above 0, each more than the one before",
+                expected="steps from 0 on, each more than the one before",
                 fix="Write --set 'looks=[100, 300, 1000]'.",
             )
         if self.looks[-1] != self.steps:
