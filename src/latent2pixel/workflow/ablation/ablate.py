@@ -18,7 +18,7 @@ from latent2pixel.io.images import load_image
 from latent2pixel.io.new_folder import write_file
 from latent2pixel.io.pipeline_folder import open_pipeline
 from latent2pixel.report.ablation import AblationResult, write_ablation
-from latent2pixel.workflow.ablation.images import AblationImages
+from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
 from latent2pixel.workflow.ablation.plan import ArmPlan, plan_arm
 from latent2pixel.workflow.ablation.run import ArmRun, Row
 from latent2pixel.workflow.ablation.study import AblationConfig, Study
@@ -85,7 +85,7 @@ class Ablation:
     def _source_rows(self, seed: int) -> list[Row]:
         """Return the source's own score."""
         yardstick = Yardstick(images=self._images(seed), image_size_px=RESOLUTION_PX)
-        pipe = open_pipeline(self.source, dtype=torch.float32).to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe = open_pipeline(self.source, dtype=torch.float32).to(fastest_device())
         return [{"seed": seed, "step": 0, "seconds": 0.0, **yardstick.score(yardstick.draw(pipe))}]
 
     def _images(self, seed: int) -> AblationImages:

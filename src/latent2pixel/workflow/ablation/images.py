@@ -104,9 +104,8 @@ class AblationImages:
         return self.other if images == "other" else self.source
 
     def _draw(self, path: Path, pipeline: Path, prompts: list[Prompt], *, seeds: int) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         synthesize(
-            open_pipeline(pipeline, dtype=torch.float32).to(device),
+            open_pipeline(pipeline, dtype=torch.float32).to(fastest_device()),
             prompts,
             path,
             seeds_per_prompt=seeds,
@@ -129,6 +128,11 @@ class AblationImages:
                     Image.fromarray(render(scene, size_px)).save(part / name)
                     records.append({"file_name": name, "prompt": prompt.prompt, "seed": seed})
             write_records(part / "metadata.jsonl", records)
+
+
+def fastest_device() -> torch.device:
+    """Return where models run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _prompt(index: int, text: str) -> Prompt:

@@ -23,7 +23,7 @@ from latent2pixel.io.pipeline_folder import open_pipeline
 from latent2pixel.model.lift import LiftFit
 from latent2pixel.seeds import step_generator
 from latent2pixel.train import train
-from latent2pixel.workflow.ablation.images import AblationImages
+from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
 from latent2pixel.workflow.ablation.plan import ArmPlan
 from latent2pixel.workflow.ablation.yardstick import Yardstick
 from latent2pixel.world.source_model import RESOLUTION_PX
@@ -108,7 +108,7 @@ class ArmRun:
 
     def _built(self, source: Any, fit: LiftFit | None = None) -> Any:
         conversion = self.plan.conversion
-        return build_pixel_pipeline(
+        pipe = build_pixel_pipeline(
             source,
             patch_size=conversion.patch_size,
             head=conversion.head,
@@ -118,6 +118,7 @@ class ArmRun:
             noise_scale=conversion.noise_scale,
             seed=self.images.seed,
         )
+        return pipe.to(fastest_device())
 
     def seen(self, pipe: Any, seconds: float, *, step: int) -> Row:
         """Return a look at a pipeline; its pictures go into the folder."""
@@ -132,8 +133,10 @@ class ArmRun:
         return dataset, subset(len(dataset), arm.num_images, seed=self.images.seed)
 
     def _open_source(self) -> Any:
+        """Return the source with its VAE where encoding is fast; the fit reads the rest on the CPU."""
         pipe = open_pipeline(self.images.source, dtype=torch.float32)
-        return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe.vae.to(fastest_device())
+        return pipe
 
     def _set_shift(self, pipe: Any) -> float | None:
         """Give the pipeline's scheduler the arm's noise shift, and return it; none leaves both as they are."""
