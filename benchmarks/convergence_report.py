@@ -67,7 +67,7 @@ def has_curves(rows: list[Row]) -> bool:
 
 
 def draw_strip(out: Path, path: Path) -> None:
-    """Save the first pictures of each recipe at steps 0, 10, 100 and 1000, one row each, of runs that were made here."""
+    """Save the first pictures of each recipe at steps 0, 10, 100 and 1000, one row each, if they are here."""
     files = [out / recipe / f"look-{step:06d}.png" for recipe in ("paper", "released", "lift") for step in STRIP_STEPS]
     rows = [load_image(file) for file in files if file.exists()]
     if rows:
