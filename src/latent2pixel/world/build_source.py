@@ -72,14 +72,10 @@ def build_source(
     # A CPU has no core to spare beside the network; a GPU waits for pictures.
     num_processes = 0 if device == "cpu" else min(torch.get_num_threads(), MAX_RENDERERS)
     if from_shipped:
-        pipe = _shipped(settings)
+        pipe = _shipped(settings).to(device)
     else:
-        vae = _load_or_train_vae(
-            work / "vae", level, vae_settings, device=device, num_processes=num_processes, announce=announce
-        )
-        torch.manual_seed(settings.seed)
-        pipe = load_miniature(settings.family).build(vae, dim=settings.dim, num_layers=settings.num_layers)
-    pipe.to(device)
+        vae = _vae(work / "vae", level, vae_settings, device=device, num_processes=num_processes, announce=announce)
+        pipe = _fresh(vae, settings).to(device)
     announce(f"{num_scenes} scenes as latents")
     scenes = encode_scenes(pipe.vae.eval(), level, work / "latents", num=num_scenes, num_processes=num_processes)
     trainer = SourceTrainer(pipe, scenes, level=level, folder=work, settings=settings)
@@ -95,14 +91,18 @@ def build_source(
         pipe, level, num_captions=num_captions, images_per_caption=IMAGES_PER_CAPTION, seed=0, guidance_scale=best
     )
     announce(str(score))
+    card = model_card(score, tried, guidance_scale=best, level=level, settings=settings, trainer=trainer)
     with new_folder(target, replace=True) as part:
-        pipe.to(dtype=torch.bfloat16).save_pretrained(part)
-        _forget_origin(part / "vae" / "config.json")
-        shutil.copy(work / CURVE, part / CURVE)
-        write_file(part / "score.json", json.dumps(score.as_record(), indent=2) + "\n")
-        card = model_card(score, tried, guidance_scale=best, level=level, settings=settings, trainer=trainer)
-        write_file(part / "README.md", card)
+        _save(pipe, part, card=card, score=score, curve=work / CURVE)
     return target
+
+
+def _save(pipe: Any, part: Path, *, card: str, score: Score, curve: Path) -> None:
+    pipe.to(dtype=torch.bfloat16).save_pretrained(part)
+    _forget_origin(part / "vae" / "config.json")
+    shutil.copy(curve, part / CURVE)
+    write_file(part / "score.json", json.dumps(score.as_record(), indent=2) + "\n")
+    write_file(part / "README.md", card)
 
 
 def _forget_origin(config: Path) -> None:
@@ -180,7 +180,12 @@ last call: `l2p world train-source OUT --level {level.name}{changed}`.
 """
 
 
-def _load_or_train_vae(
+def _fresh(vae: "AutoencoderKL", settings: SourceTraining) -> Any:
+    torch.manual_seed(settings.seed)
+    return load_miniature(settings.family).build(vae, dim=settings.dim, num_layers=settings.num_layers)
+
+
+def _vae(
     folder: Path,
     level: Level,
     settings: VAETraining,
