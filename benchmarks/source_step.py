@@ -12,7 +12,7 @@ from datetime import date
 
 import torch
 
-from latent2pixel.world.source_model import build_transformer
+from latent2pixel.world.z_image_source import build_transformer
 
 BATCH_SIZE = 64
 

@@ -85,7 +85,9 @@ def test_family_names_stand_in_families_only(path):
         assert text is None or not any(word in text.lower() for word in FAMILY_WORDS), f"line {node.lineno}: {text}"
 
 
-@pytest.mark.parametrize("code", ["import latent2pixel", "import latent2pixel.cli.app"])
+@pytest.mark.parametrize(
+    "code", ["import latent2pixel", "import latent2pixel.cli.app", "import latent2pixel.world.render_ahead"]
+)
 def test_import_is_light(code):
     script = f"{code}; import sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -5,22 +5,32 @@ import json
 import pytest
 import torch
 
+from latent2pixel.errors import ConfigError
 from latent2pixel.world.build_source import build_source
 from latent2pixel.world.levels import LEVELS
 from latent2pixel.world.train_source import SourceTraining
 from latent2pixel.world.train_vae import VAETraining
 
 
-def build(out, *, steps=3):
+def build(out, *, steps=3, family="z_image", from_shipped=False, guidance_scales=(2.0, 5.0)):
     lines = []
     folder = build_source(
         out,
         level=LEVELS["easy"],
         vae_settings=VAETraining(steps=3, batch_size=2),
         settings=SourceTraining(
-            dim=32, num_layers=1, steps=steps, batch_size=2, report_every=1, cooldown_steps=1, compile=False
+            family=family,
+            dim=32,
+            num_layers=1,
+            steps=steps,
+            batch_size=2,
+            report_every=1,
+            cooldown_steps=1,
+            compile=False,
         ),
         num_scenes=8,
+        from_shipped=from_shipped,
+        guidance_scales=guidance_scales,
         num_captions=6,
         announce=lines.append,
     )
@@ -66,6 +76,28 @@ def test_second_call_goes_on(built):
     assert any(line.startswith("VAE") for line in lines)
     assert not any(line.startswith("VAE") for line in more_lines)
     assert [line["step"] for line in curve(folder) if "loss" in line] == [1, 2, 3, 4, 5]
+
+
+def test_ovis_is_a_stock_pipeline_too(tmp_path):
+    from diffusers import DiffusionPipeline
+
+    folder, _ = build(tmp_path, steps=1, family="ovis", guidance_scales=(2.0,))
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    assert type(pipe).__name__ == "OvisImagePipeline"
+    pipe.set_progress_bar_config(disable=True)
+    (image,) = pipe("a red circle", height=64, width=64, num_inference_steps=2).images
+    assert image.size == (64, 64)
+    card = (folder / "README.md").read_text()
+    assert "`OvisImagePipeline`" in card
+    assert "width 32, 2 blocks" in card
+    assert "noise shift 1.58" in card  # exp(0.459): FLUX.1's for 16 tokens
+    assert "--set family=ovis" in card
+
+
+def test_shipped_weights_are_of_one_family(tmp_path):
+    with pytest.raises(ConfigError, match="z_image"):
+        build(tmp_path, family="ovis", from_shipped=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def curve(folder):

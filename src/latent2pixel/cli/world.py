@@ -66,7 +66,10 @@ def train_source(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as steps=12000.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved settings and stop.")] = False,
 ) -> None:
-    """Train the miniature source from nothing: minutes for the VAE, hours for the transformer on two cores."""
+    """Train a miniature source from nothing: minutes for the VAE, hours for the transformer on two cores.
+
+    A GPU is used where there is one. --set family=ovis makes a source of another family than the shipped one's.
+    """
     from dataclasses import asdict
 
     from latent2pixel.config import apply_overrides, build_config
@@ -85,7 +88,7 @@ def train_source(
     folder = build_source(
         out,
         level=chosen,
-        vae_settings=VAETraining(steps=vae_steps),
+        vae_settings=VAETraining(steps=vae_steps, seed=settings.seed),
         settings=settings,
         num_scenes=num_scenes,
         from_shipped=from_shipped,

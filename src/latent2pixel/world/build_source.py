@@ -8,32 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latent2pixel.errors import ConfigError
+from latent2pixel.families import family_of
 from latent2pixel.io.new_folder import new_folder, write_file
 from latent2pixel.world.latents import encode_scenes
 from latent2pixel.world.levels import Level
+from latent2pixel.world.miniature import load_miniature
 from latent2pixel.world.score import Score
-from latent2pixel.world.source_model import (
-    NOISE_SHIFT,
-    RESOLUTION_PX,
-    SHIPPED_SOURCE,
-    build_pipeline,
-    build_text_encoder,
-    build_tokenizer,
-    build_transformer,
-)
+from latent2pixel.world.source_model import RESOLUTION_PX, SHIPPED_SOURCE
 from latent2pixel.world.train_source import CURVE, SourceTrainer, SourceTraining, score_source
 from latent2pixel.world.train_vae import VAETraining, train_vae
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ZImagePipeline
+    from diffusers import AutoencoderKL
 
 NUM_CAPTIONS = 300
 IMAGES_PER_CAPTION = 2
 """The final score: 300 held-out captions, two pictures each; a standard error of about 0.015 near 0.8."""
+MAX_RENDERERS = 8
+"""Processes that render beside a GPU: a scene takes 1.0 ms to render and 0.2 ms to draw, which this process does."""
 GUIDANCE_SCALES = (2.0, 3.0, 5.0, 7.0)
 """Guidances tried on another draw of held-out captions than the final score's, which is made with the best of them."""
 
@@ -65,11 +62,22 @@ def build_source(
 
     Returns:
         The pipeline's folder.
+
+    Raises:
+        ConfigError: The shipped weights are of another family.
+        StateError: ``out`` holds the checkpoint of another model.
     """
     work, target = out / "work", out / "source"
-    pipe = _shipped() if from_shipped else _fresh(work, level, vae_settings, settings, announce)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # A CPU has no core to spare beside the network; a GPU waits for pictures.
+    num_processes = 0 if device == "cpu" else min(torch.get_num_threads(), MAX_RENDERERS)
+    if from_shipped:
+        pipe = _shipped(settings).to(device)
+    else:
+        vae = _vae(work / "vae", level, vae_settings, device=device, num_processes=num_processes, announce=announce)
+        pipe = _fresh(vae, settings).to(device)
     announce(f"{num_scenes} scenes as latents")
-    scenes = encode_scenes(pipe.vae.eval(), level, work / "latents", num=num_scenes)
+    scenes = encode_scenes(pipe.vae.eval(), level, work / "latents", num=num_scenes, num_processes=num_processes)
     trainer = SourceTrainer(pipe, scenes, level=level, folder=work, settings=settings)
     trainer.train()
     pipe.to(dtype=torch.float32)
@@ -83,14 +91,18 @@ def build_source(
         pipe, level, num_captions=num_captions, images_per_caption=IMAGES_PER_CAPTION, seed=0, guidance_scale=best
     )
     announce(str(score))
+    card = model_card(score, tried, guidance_scale=best, level=level, settings=settings, trainer=trainer)
     with new_folder(target, replace=True) as part:
-        pipe.to(dtype=torch.bfloat16).save_pretrained(part)
-        _forget_origin(part / "vae" / "config.json")
-        shutil.copy(work / CURVE, part / CURVE)
-        write_file(part / "score.json", json.dumps(score.as_record(), indent=2) + "\n")
-        card = model_card(score, tried, guidance_scale=best, level=level, settings=settings, trainer=trainer)
-        write_file(part / "README.md", card)
+        _save(pipe, part, card=card, score=score, curve=work / CURVE)
     return target
+
+
+def _save(pipe: Any, part: Path, *, card: str, score: Score, curve: Path) -> None:
+    pipe.to(dtype=torch.bfloat16).save_pretrained(part)
+    _forget_origin(part / "vae" / "config.json")
+    shutil.copy(curve, part / CURVE)
+    write_file(part / "score.json", json.dumps(score.as_record(), indent=2) + "\n")
+    write_file(part / "README.md", card)
 
 
 def _forget_origin(config: Path) -> None:
@@ -100,7 +112,7 @@ def _forget_origin(config: Path) -> None:
 
 
 def _try_guidances(
-    pipe: "ZImagePipeline", level: Level, guidance_scales: Sequence[float], *, num_captions: int
+    pipe: Any, level: Level, guidance_scales: Sequence[float], *, num_captions: int
 ) -> dict[float, Score]:
     """Return the score of each guidance, on the captions of the scores during training."""
     return {
@@ -131,7 +143,9 @@ def model_card(
         trainer: Holds its steps and seconds.
     """
     guidances = ", ".join(f"{scale:g}: {each.score:.3f} +- {each.standard_error:.3f}" for scale, each in tried.items())
-    config, defaults = trainer.pipe.transformer.config, asdict(SourceTraining())
+    pipe, family, defaults = trainer.pipe, trainer.family, asdict(SourceTraining())
+    num_blocks = sum(len(getattr(pipe.transformer, blocks)) for blocks in family.image_blocks)
+    shift = family.shift(pipe.scheduler, (RESOLUTION_PX // family.token_px(pipe)) ** 2)
     changed = "".join(f" --set {key}={value}" for key, value in asdict(settings).items() if value != defaults[key])
     rows = "\n".join(
         f"| {task} | {part.score:.3f} | {part.standard_error:.3f} | {part.chance:.3f} | {part.num_images} |"
@@ -144,10 +158,10 @@ pipeline_tag: text-to-image
 ---
 # Miniature source of latent2pixel
 
-A tiny but real latent text-to-image model: `ZImagePipeline` with an `AutoencoderKL` (8x, 4 channels), a
-`ZImageTransformer2DModel` (width {config.dim}, {config.n_layers} blocks), a Qwen3 text encoder and Z-Image's
-scheduler (shift {NOISE_SHIFT:g}). It draws scenes of latent2pixel's procedural world, level "{level.name}", at
-{RESOLUTION_PX} px. No data from outside was used.
+A tiny but real latent text-to-image model: `{type(pipe).__name__}` with an `AutoencoderKL` (8x, 4 channels), a
+`{type(pipe.transformer).__name__}` (width {family.width(pipe.transformer)}, {num_blocks} blocks), a Qwen3 text encoder
+and the family's scheduler (noise shift {shift:.3g}). It draws scenes of latent2pixel's procedural world, level
+"{level.name}", at {RESOLUTION_PX} px. No data from outside was used.
 
 Score by the world's exact verifier on held-out captions, guidance {guidance_scale:g}, 16 Euler steps:
 **{score.score:.3f} +- {score.standard_error:.3f}** (chance {score.chance:.3f}; {score.num_images} images of
@@ -160,44 +174,52 @@ captions with other words around them. Guidance was chosen on another draw of he
 {rows}
 
 Trained for {trainer.step} steps of {settings.batch_size} scenes in {trainer.seconds / 60:.0f} minutes on
-{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}), {date.today().isoformat()}; `curve.jsonl`
+{_hardware(trainer.device)}, torch {torch.__version__}, {date.today().isoformat()}; `curve.jsonl`
 holds loss and scores on the way (60 held-out captions, guidance {settings.guidance_scale:g}). Settings of the
 last call: `l2p world train-source OUT --level {level.name}{changed}`.
 """
 
 
-def _fresh(
-    work: Path,
-    level: Level,
-    vae_settings: VAETraining,
-    settings: SourceTraining,
-    announce: Callable[[str], None],
-) -> "ZImagePipeline":
-    vae = _load_or_train_vae(work / "vae", level, vae_settings, announce)
+def _fresh(vae: "AutoencoderKL", settings: SourceTraining) -> Any:
     torch.manual_seed(settings.seed)
-    tokenizer = build_tokenizer()
-    return build_pipeline(
-        vae=vae,
-        tokenizer=tokenizer,
-        text_encoder=build_text_encoder(len(tokenizer)),
-        transformer=build_transformer(dim=settings.dim, num_layers=settings.num_layers),
-    )
+    return load_miniature(settings.family).build(vae, dim=settings.dim, num_layers=settings.num_layers)
 
 
-def _load_or_train_vae(
-    folder: Path, level: Level, settings: VAETraining, announce: Callable[[str], None]
+def _vae(
+    folder: Path,
+    level: Level,
+    settings: VAETraining,
+    *,
+    device: str,
+    num_processes: int,
+    announce: Callable[[str], None],
 ) -> "AutoencoderKL":
     from diffusers import AutoencoderKL
 
     if not folder.exists():
         announce(f"VAE: {settings.steps} steps")
-        vae = train_vae(level, settings)
+        vae = train_vae(level, settings, device=device, num_processes=num_processes)
         with new_folder(folder) as part:
             vae.save_pretrained(part)
     return AutoencoderKL.from_pretrained(folder).eval()
 
 
-def _shipped() -> "ZImagePipeline":
-    from diffusers import ZImagePipeline
+def _shipped(settings: SourceTraining) -> Any:
+    from diffusers import DiffusionPipeline
 
-    return ZImagePipeline.from_pretrained(SHIPPED_SOURCE, dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(SHIPPED_SOURCE, dtype=torch.float32)
+    found = family_of(pipe.transformer).name
+    if settings.family != found:
+        raise ConfigError(
+            "The shipped weights are of another family than the one asked for",
+            found=settings.family,
+            expected=found,
+            fix="Leave --from-shipped out, or the setting family.",
+        )
+    return pipe
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"one {torch.cuda.get_device_name(device)}"
+    return f"{os.cpu_count()} cores ({platform.machine()})"

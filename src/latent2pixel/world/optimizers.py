@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 ADAMW_RATE = 0.3
 """AdamW's learning rate relative to Muon's, whose updates are scaled to the size of AdamW's."""
-_NOT_HIDDEN = ("embed", "conv_in", "conv_out", "final_layer.2-1.linear", "pad_token")
+_NOT_HIDDEN = ("embed", "conv_in", "conv_out", "final_layer.2-1.linear", "transformer.proj_out", "pad_token")
 """Names of matrices at the model's rim. Muon is for hidden matrices (Jordan et al. 2024, "Muon")."""
 
 

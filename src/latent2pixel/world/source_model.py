@@ -1,4 +1,4 @@
-"""The parts of the miniature source model: real diffusers and transformers classes at toy size.
+"""The parts that miniature sources of all families share: real diffusers and transformers classes at toy size.
 
 The sizes follow measurements on two CPU cores (``dev/LOG.md``): the shipped transformer was trained there in 2.2 hours,
 and its bfloat16 weights take less than 16 MB.
@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from latent2pixel.world.captions import draw_caption
 from latent2pixel.world.levels import LEVELS
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ZImagePipeline, ZImageTransformer2DModel
+    from diffusers import AutoencoderKL
     from transformers import PreTrainedTokenizerFast, Qwen3Model
 
 RESOLUTION_PX = 64
 """Size of the pictures that the shipped source model is trained on."""
-NOISE_SHIFT = 3.0
-"""Noise shift of Z-Image's scheduler, kept so that the miniature exercises the paper's value (PAPER.md section 3)."""
+TEXT_WIDTH = 128
+"""Width of the text encoder."""
 SHIPPED_SOURCE = Path(__file__).parent / "assets" / "source"
 """Folder of the shipped source model, loadable by the stock ``ZImagePipeline``."""
 
@@ -29,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen's chat template without its system turn; ``ZImagePipeline`` wraps every prompt in it."""
+"""Qwen's chat template without its system turn; the pipelines wrap every prompt in it."""
 WORD_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Qwen's pre-tokenisation: words with their leading space, single digits, punctuation runs."""
 
@@ -59,14 +58,18 @@ def build_vae() -> "AutoencoderKL":
     return vae
 
 
-def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """Return a byte-level BPE tokenizer trained on the world's captions, with Qwen's special tokens and template."""
+def build_tokenizer(wording: str = "") -> "PreTrainedTokenizerFast":
+    """Return a byte-level BPE tokenizer trained on the world's captions, with Qwen's special tokens and template.
+
+    Args:
+        wording: What a pipeline puts before every caption beside the template; each of its words becomes a token.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     generator = random.Random(0)
     corpus = [draw_caption(LEVELS["full"], "train", generator=generator).text for _ in range(20_000)]
-    corpus += ["user\n", "assistant\n"] * 100
+    corpus += ["user\n", "assistant\n", wording] * 100
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -96,16 +99,16 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 def build_text_encoder(vocab_size: int) -> "Qwen3Model":
-    """Return an untrained Qwen3 of two layers, width 128.
+    """Return an untrained Qwen3 of two layers.
 
     ``ZImagePipeline`` reads ``hidden_states[-2]``, so only the first layer is ever used; Z-Image's own encoder
-    leaves its last layer unused in the same way.
+    leaves its last layer unused in the same way. ``OvisImagePipeline`` reads what the second makes.
     """
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
         vocab_size=vocab_size,
-        hidden_size=128,
+        hidden_size=TEXT_WIDTH,
         intermediate_size=384,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -115,66 +118,3 @@ def build_text_encoder(vocab_size: int) -> "Qwen3Model":
         tie_word_embeddings=True,
     )
     return Qwen3Model(config)
-
-
-def build_transformer(*, dim: int = 192, num_layers: int = 8, latent_channels: int = 4) -> "ZImageTransformer2DModel":
-    """Return an untrained Z-Image transformer at toy size, initialised for fast training.
-
-    Args:
-        dim: Width; a multiple of 32, the width of one attention head.
-        num_layers: Blocks of the main stack.
-        latent_channels: Channels of the VAE's latents.
-    """
-    from diffusers import ZImageTransformer2DModel
-
-    transformer = ZImageTransformer2DModel(
-        in_channels=latent_channels,
-        dim=dim,
-        n_layers=num_layers,
-        n_refiner_layers=1,
-        n_heads=dim // 32,
-        n_kv_heads=dim // 32,
-        cap_feat_dim=128,
-        axes_dims=[8, 12, 12],
-        axes_lens=[1024, 512, 512],
-    )
-    _initialise(transformer)
-    return transformer
-
-
-def build_pipeline(
-    *,
-    vae: "AutoencoderKL",
-    tokenizer: "PreTrainedTokenizerFast",
-    text_encoder: "Qwen3Model",
-    transformer: "ZImageTransformer2DModel",
-) -> "ZImagePipeline":
-    """Return the stock pipeline around the four parts, with Z-Image's scheduler."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
-
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=NOISE_SHIFT)
-    return ZImagePipeline(
-        scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
-    )
-
-
-@torch.no_grad()
-def _initialise(transformer: "ZImageTransformer2DModel") -> None:
-    """Initialise as DiT does (Peebles & Xie 2022, section 3.2), with gates opened a little.
-
-    DiT starts its residual gates at zero. Z-Image's gates are tanh(modulation), and a bias of 0.1 lets gradients reach
-    the blocks from the first step.
-    """
-    for name, parameter in transformer.named_parameters():
-        if "pad_token" in name:
-            nn.init.normal_(parameter, std=0.02)
-        elif "adaLN_modulation" in name or (name.startswith("all_final_layer") and "linear" in name):
-            nn.init.zeros_(parameter)
-        elif parameter.ndim == 2:
-            nn.init.xavier_uniform_(parameter)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-    dim = transformer.dim
-    for block in [*transformer.noise_refiner, *transformer.layers]:
-        gates = block.adaLN_modulation[0].bias.view(4, dim)
-        gates[1] = gates[3] = 0.1

@@ -1,16 +1,16 @@
-"""Training of the miniature source's transformer and text encoder on cached latents.
+"""Training of a miniature source's transformer and text encoder on cached latents.
 
 This loop makes a latent model from nothing; the transfer to pixels has its own, ``train/trainer.py``.
 
-Shape letters: B batch, C channels, H height, W width, L tokens of a caption, D width of the text encoder.
+Shape letters: B batch, N captions, C channels, H height, W width, L tokens of a caption.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from tqdm.auto import tqdm
 
-from latent2pixel.flow import add_noise, sample_sigmas, velocity
+from latent2pixel.errors import StateError
+from latent2pixel.families import family_of
+from latent2pixel.families.base import Encoded
+from latent2pixel.flow import add_noise, velocity
 from latent2pixel.world.captions import heldout_captions
 from latent2pixel.world.latents import LatentScenes
 from latent2pixel.world.levels import Level
+from latent2pixel.world.miniature import MiniatureName, load_miniature
 from latent2pixel.world.optimizers import build_optimizers
 from latent2pixel.world.score import Score, score_images
-from latent2pixel.world.source_model import NOISE_SHIFT, RESOLUTION_PX
-
-if TYPE_CHECKING:
-    from diffusers import ZImagePipeline
+from latent2pixel.world.source_model import RESOLUTION_PX
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.jsonl"
@@ -36,10 +37,12 @@ MAX_GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTraining:
-    """Settings of one training of the miniature source."""
+    """Settings of one training of a miniature source."""
 
+    family: MiniatureName = "z_image"
+    """Family of the source: the shipped one's, or ovis, which has 256 places for text and takes longer a step."""
     dim: int = 192
-    """Width of the transformer."""
+    """Width of the transformer, a multiple of 32."""
     num_layers: int = 6
     """Blocks of its main stack."""
     steps: int = 12_000
@@ -65,24 +68,31 @@ class SourceTraining:
     compile: bool = True
     """Compile the blocks: 1.45 times as fast on two cores, needs a C compiler."""
     seed: int = 0
-    """Seed of batches, noise and dropout."""
+    """Seed of the VAE, of weights, batches, noise and dropout."""
 
 
 class SourceTrainer:
     """Trains the transformer and the text encoder of a pipeline in bfloat16 with float32 master weights.
 
+    Everything random is drawn on the CPU, so that a GPU sees the same batches and noise.
+
     Args:
-        pipe: Stock pipeline of untrained or trained parts; trained in place.
+        pipe: Stock pipeline of untrained or trained parts; trained in place, on the device where it is.
         scenes: Latents and captions.
         level: Level of the world, for the scores on the way.
         folder: Where the checkpoint and the curve are kept; a checkpoint found there is resumed.
         settings: Steps, rates and seed.
+
+    Raises:
+        StateError: The folder holds the checkpoint of another model.
     """
 
     def __init__(
-        self, pipe: "ZImagePipeline", scenes: LatentScenes, *, level: Level, folder: Path, settings: SourceTraining
+        self, pipe: Any, scenes: LatentScenes, *, level: Level, folder: Path, settings: SourceTraining
     ) -> None:
         self.pipe, self.scenes, self.level, self.folder, self.settings = pipe, scenes, level, folder, settings
+        self.miniature, self.family = load_miniature(settings.family), family_of(pipe.transformer)
+        self.device = pipe.transformer.device
         self.modules: dict[str, nn.Module] = {"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}
         named = [(f"{key}.{name}", p) for key, part in self.modules.items() for name, p in part.named_parameters()]
         self.masters = {name: nn.Parameter(p.detach().float().clone()) for name, p in named}
@@ -93,16 +103,19 @@ class SourceTrainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.seconds = 0.0
-        self.tokens = _tokenize(pipe, ["", *scenes.captions])
+        self.ids_NL, self.mask_NL = self.miniature.tokenize(pipe, ["", *scenes.captions])
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
 
     def train(self) -> None:
         """Train up to ``settings.steps``, then leave the averaged weights in the pipeline."""
-        settings, losses = self.settings, []
-        # Plain matrix products: with the fused CPU kernel a step takes 1.3 times as long (benchmarks/source_step.py).
-        self.pipe.transformer.set_attention_backend("_native_math")
+        settings = self.settings
+        losses: list[Tensor] = []
+        if self.device.type == "cpu":
+            # Plain matrix products: with the fused CPU kernel a step takes 1.3 times as long
+            # (benchmarks/source_step.py).
+            self.pipe.transformer.set_attention_backend("_native_math")
         if settings.compile:
             self.pipe.transformer.compile_repeated_blocks()
         started = time.monotonic() - self.seconds
@@ -113,9 +126,9 @@ class SourceTrainer:
             self.seconds = time.monotonic() - started
             bar.update()
             if self.step % settings.report_every == 0:
-                self._record(loss=float(np.mean(losses)))
-                bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-                losses = []
+                loss, losses = torch.stack(losses).mean().item(), []
+                self._record(loss=loss)
+                bar.set_postfix(loss=f"{loss:.4f}")
             if self.step % settings.checkpoint_every == 0 or self.step == settings.steps:
                 self._save()
             if self.step % settings.score_every == 0 or self.step == settings.steps:
@@ -123,7 +136,7 @@ class SourceTrainer:
                 started = time.monotonic() - self.seconds
         self._show(self.averages)
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> Tensor:
         settings = self.settings
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak_lr"] * self._rate()
@@ -140,7 +153,7 @@ class SourceTrainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averages.values()), list(self.masters.values()), 1 - decay)
             torch._foreach_copy_(list(self.working.values()), list(self.masters.values()))
-        return loss.item()
+        return loss.detach()
 
     def _rate(self) -> float:
         """Return the share of the peak learning rate at this step."""
@@ -157,25 +170,47 @@ class SourceTrainer:
         chosen = torch.randint(len(self.scenes.captions), (self.settings.batch_size,), generator=self.generator)
         latents_BCHW = self.scenes.latents[chosen].float()
         dropped = torch.rand(len(chosen), generator=self.generator) < self.settings.caption_dropout
-        captions = self._encode(torch.where(dropped, 0, chosen + 1))
-        sigma_B = sample_sigmas(len(chosen), shift=NOISE_SHIFT, generator=self.generator)
+        sigma_B = self.family.sample_sigmas(
+            len(chosen),
+            scheduler=self.pipe.scheduler,
+            num_tokens=latents_BCHW[0, 0].numel() // self.family.latent_patch**2,
+            generator=self.generator,
+        )
         noise_BCHW = torch.randn(latents_BCHW.shape, generator=self.generator)
-        noisy_BCHW = add_noise(latents_BCHW, noise_BCHW, sigma_B)
-        samples = list(noisy_BCHW.to(torch.bfloat16).unsqueeze(2))
-        # Z-Image's clock runs from 0 (noise) to 1 (clean), and its output is minus the velocity.
-        output = self.pipe.transformer(samples, 1 - sigma_B, captions, return_dict=False)[0]
-        return F.mse_loss(-torch.stack(output).squeeze(2).float(), velocity(latents_BCHW, noise_BCHW))
+        latents_BCHW, noise_BCHW, sigma_B = (each.to(self.device) for each in (latents_BCHW, noise_BCHW, sigma_B))
+        predicted_BCHW = self.predict(
+            add_noise(latents_BCHW, noise_BCHW, sigma_B), sigma_B, self.encode(torch.where(dropped, 0, chosen + 1))
+        )
+        return F.mse_loss(predicted_BCHW, velocity(latents_BCHW, noise_BCHW))
 
-    def _encode(self, rows: Tensor) -> list[Tensor]:
-        """Return the caption embeddings of token rows as the pipeline makes them: a list of (L, D)."""
-        mask = self.tokens["attention_mask"][rows]
-        length = int(mask.sum(1).max())
-        encoded = self.pipe.text_encoder(
-            input_ids=self.tokens["input_ids"][rows, :length],
-            attention_mask=mask[:, :length],
-            output_hidden_states=True,
-        ).hidden_states[-2]
-        return [embedding[: int(count)] for embedding, count in zip(encoded, mask.sum(1), strict=True)]
+    def predict(self, noisy_BCHW: Tensor, sigma_B: Tensor, captions: Sequence[Encoded]) -> Tensor:
+        """Return the velocity that the transformer predicts, (B, C, H, W), float32.
+
+        Args:
+            noisy_BCHW: Latents at noise level sigma, on the device.
+            sigma_B: Noise level in [0, 1], 1 is noise.
+            captions: One for each latent, as ``encode`` returns them.
+        """
+        family, transformer = self.family, self.pipe.transformer
+        rows, columns = (size // family.latent_patch for size in noisy_BCHW.shape[2:])
+        call = family.collate(transformer, captions, (rows, columns))
+        sample = family.sample(noisy_BCHW.to(transformer.dtype), call)
+        clock_B = family.told(sigma_B, rows * columns)
+        output = transformer(
+            **{family.sample_argument: sample, family.timestep_argument: clock_B}, **call, return_dict=False
+        )[0]
+        return family.sign * family.map_of({**call, family.sample_argument: output}).float()
+
+    def encode(self, rows: Tensor) -> list[Encoded]:
+        """Return captions as the family's pipeline encodes them, with gradients.
+
+        Args:
+            rows: Their indices; 0 is the empty caption, 1 the first scene's.
+        """
+        mask_BL = self.mask_NL[rows]
+        lengths = mask_BL.sum(1).tolist()
+        ids_BL, mask_BL = (each[:, : max(lengths)].to(self.device) for each in (self.ids_NL[rows], mask_BL))
+        return self.miniature.encode(self.pipe, ids_BL, mask_BL, lengths)
 
     @torch.no_grad()
     def _score(self) -> Score:
@@ -222,7 +257,19 @@ class SourceTrainer:
 
     @torch.no_grad()
     def _resume(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, weights_only=True)
+        state = torch.load(self.folder / CHECKPOINT, weights_only=True, map_location="cpu")
+        found, expected = (
+            {name: tuple(each.shape) for name, each in weights.items()} for weights in (state["masters"], self.masters)
+        )
+        if found != expected:
+            raise StateError(
+                "The checkpoint is of another model than the settings ask for",
+                found=f"{len(found)} weights in {self.folder / CHECKPOINT}, "
+                f"{len(found.items() & expected.items())} of them as they should be",
+                expected=f"the {len(expected)} weights of {self.settings.family} with width {self.settings.dim} "
+                f"and {self.settings.num_layers} blocks",
+                fix="Call it with the settings of the first call, or with another folder.",
+            )
         for name, master in self.masters.items():
             master.copy_(state["masters"][name])
             self.averages[name].copy_(state["averages"][name])
@@ -234,7 +281,7 @@ class SourceTrainer:
 
 
 def score_source(
-    pipe: "ZImagePipeline",
+    pipe: Any,
     level: Level,
     *,
     num_captions: int,
@@ -258,29 +305,18 @@ def score_source(
     """
     wanted = heldout_captions(level, num_captions, seed=seed) * images_per_caption
     generator = torch.Generator().manual_seed(seed)
+    family = family_of(pipe.transformer)
     pipe.set_progress_bar_config(disable=True)
     images = []
     for start in tqdm(range(0, len(wanted), batch_size), desc="score", unit="batch", leave=False):
         batch = wanted[start : start + batch_size]
-        images += pipe(
+        images += family.images(
+            pipe,
             prompt=[caption.text for caption in batch],
             height=RESOLUTION_PX,
             width=RESOLUTION_PX,
             num_inference_steps=num_steps,
-            guidance_scale=guidance_scale,
             generator=generator,
-            max_sequence_length=64,
-        ).images
-    return score_images([np.asarray(image) for image in images], wanted)
-
-
-def _tokenize(pipe: "ZImagePipeline", texts: list[str]) -> dict[str, Tensor]:
-    """Return token ids and masks of the chat-wrapped captions, as ``ZImagePipeline.encode_prompt`` makes them."""
-    wrapped = [
-        pipe.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=True
+            **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=len(batch)),
         )
-        for text in texts
-    ]
-    encoded = pipe.tokenizer(wrapped, padding=True, return_tensors="pt")
-    return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
+    return score_images([np.asarray(image) for image in images], wanted)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from tqdm.auto import tqdm
 
 from latent2pixel.world.levels import Level
 from latent2pixel.world.optimizers import build_optimizers, flatten_kernels, restore_kernels
-from latent2pixel.world.render import render
+from latent2pixel.world.render_ahead import render_ahead, render_all
 from latent2pixel.world.scenes import Scene, draw_scene
 from latent2pixel.world.source_model import RESOLUTION_PX, build_vae
 
@@ -46,18 +47,29 @@ class VAETraining:
 
 def images_from_scenes(scenes: list[Scene], resolution_px: int = RESOLUTION_PX) -> Tensor:
     """Render scenes as a batch of pixels in [-1, 1], float32, shape (B, 3, H, W)."""
-    bytes_BHWC = np.stack([render(scene, resolution_px) for scene in scenes])
-    return torch.from_numpy(bytes_BHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return images_from_bytes(render_all(scenes, resolution_px))
+
+
+def images_from_bytes(bytes_BHWC: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """Return rendered pictures as pixels in [-1, 1], float32, shape (B, 3, H, W), on a device."""
+    return torch.from_numpy(bytes_BHWC).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train_vae(
-    level: Level, settings: VAETraining, *, report: Callable[[int, dict[str, float]], None] | None = None
+    level: Level,
+    settings: VAETraining,
+    *,
+    device: torch.device | str = "cpu",
+    num_processes: int = 0,
+    report: Callable[[int, dict[str, float]], None] | None = None,
 ) -> "AutoencoderKL":
     """Train a VAE from nothing.
 
     Args:
         level: Level whose scenes it learns.
         settings: Steps, rates and seed.
+        device: Where it is trained and returned.
+        num_processes: Processes that render the scenes.
         report: Called every 50 steps with the step and {"loss", "psnr_db", "kl"}.
 
     Returns:
@@ -65,15 +77,19 @@ def train_vae(
     """
     torch.manual_seed(settings.seed)
     generator = random.Random(settings.seed)
-    vae = build_vae().train()
+    vae = build_vae().train().to(device)
     flatten_kernels(vae)
     optimizers = build_optimizers(list(vae.named_parameters()), learning_rate=settings.learning_rate)
-    for step in (bar := tqdm(range(settings.steps), desc="vae", unit="step")):
+    batches = (
+        [draw_scene(level, "train", generator=generator) for _ in range(settings.batch_size)]
+        for _ in range(settings.steps)
+    )
+    rendered = render_ahead(batches, RESOLUTION_PX, num_processes=num_processes)
+    for step, bytes_BHWC in enumerate(bar := tqdm(rendered, total=settings.steps, desc="vae", unit="step")):
         warmup, decay = min(1, (step + 1) / 50), 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak_lr"] * warmup * max(decay, 0.01)
-        scenes = [draw_scene(level, "train", generator=generator) for _ in range(settings.batch_size)]
-        loss, figures = _vae_loss(vae, images_from_scenes(scenes), kl_weight=settings.kl_weight)
+        loss, figures = _vae_loss(vae, images_from_bytes(bytes_BHWC, device), kl_weight=settings.kl_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for optimizer in optimizers:
@@ -103,6 +119,6 @@ def _vae_loss(vae: "AutoencoderKL", images_BCHW: Tensor, *, kl_weight: float) ->
 def _normalise_latents(vae: "AutoencoderKL", level: Level) -> "AutoencoderKL":
     generator = random.Random(1)
     images = images_from_scenes([draw_scene(level, "train", generator=generator) for _ in range(NUM_MEASURED)])
-    latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(50)])
+    latents = torch.cat([vae.encode(batch.to(vae.device)).latent_dist.mean for batch in images.split(50)])
     vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())
     return vae
