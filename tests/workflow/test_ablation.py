@@ -139,7 +139,7 @@ def test_rates_follow_the_factor():
     assert rates["rate x 1"] == pytest.approx(1e-3)
     assert rates["rate x 3"] == pytest.approx(3e-3)
     lifted = require_study("rates-lift")
-    assert plan_arm(lifted.arms[-1], lifted, TINY).warm_up.learning_rate == pytest.approx(5e-2)
+    assert plan_arm(lifted.arms[-1], lifted, TINY).warm_up.learning_rate == pytest.approx(1.5e-2)
 
 
 def test_arms_without_another_source_are_refused(tmp_path):

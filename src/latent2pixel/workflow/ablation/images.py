@@ -25,13 +25,15 @@ from latent2pixel.world.scenes import compose_scene
 from latent2pixel.world.score import caption_of
 from latent2pixel.world.source_model import RESOLUTION_PX
 
+PICTURES_AT_A_TIME = 60
+"""Pictures in a batch, and in a shard: small ones can be shared out among many processes."""
 MIX_SHARE = 0.5
 """Share of the renders in the mix: 1:1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationImages:
-    """The images of one seed; each set is made when it is first asked for, by one process."""
+    """The images of one seed; each set is made when it is first asked for, by all processes that ask for it."""
 
     folder: Path
     """Holds them, a folder each."""
@@ -75,12 +77,12 @@ class AblationImages:
         seeds = self.config.seeds_per_prompt if seeds is None else seeds
         path = self.folder / f"{of}-{images}-{size_px}"
         pipeline = self._pipeline(images, size_px)
+        if pipeline is not None:
+            self._draw(path, pipeline, prompts, seeds=seeds)
+            return path
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if pipeline is None:
-                self._render(path, prompts, size_px, seeds=seeds)
-            else:
-                self._draw(path, pipeline, prompts, seeds=seeds)
+            self._render(path, prompts, size_px, seeds=seeds)
         return path
 
     def _pipeline(self, images: ImageSet, size_px: int) -> Path | None:
@@ -112,6 +114,8 @@ class AblationImages:
             image_size_px=RESOLUTION_PX,
             num_steps=self.config.num_steps,
             guidance_scale=self.config.guidance_scale,
+            batch_size=PICTURES_AT_A_TIME,
+            shard_size=PICTURES_AT_A_TIME,
             seed=self.seed,
             source=source_facts(pipeline),
         )
