@@ -1,6 +1,7 @@
 """Ablations: equal budgets, runs that are shared and never made twice, tables that say what was measured."""
 
 import json
+import shutil
 import statistics
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from latent2pixel.cli.app import app
 from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.report.ablation import AblationResult, differences, table
-from latent2pixel.workflow.ablation.ablate import LOCK, ROWS, Ablation
+from latent2pixel.workflow.ablation.ablate import LOCK, SETTINGS, Ablation
 from latent2pixel.workflow.ablation.images import AblationImages
 from latent2pixel.workflow.ablation.plan import plan_arm
 from latent2pixel.workflow.ablation.run import ArmRun, subset
@@ -77,13 +78,9 @@ def test_a_run_that_another_process_has_is_left_to_it(finished, tmp_path):
     with FileLock(folder / LOCK):
         # Nothing else is left: the folder of the second arm and of the source are taken from the finished one.
         out, _ = finished
-        for path in out.glob(f"runs/*/seed-0/{ROWS}"):
-            if path.parent.parent.name != key:
-                target = tmp_path / "out" / path.relative_to(out)
-                target.parent.mkdir(parents=True)
-                target.write_bytes(path.read_bytes())
-                for picture in path.parent.glob("look-*.png"):
-                    (target.parent / picture.name).write_bytes(picture.read_bytes())
+        for path in out.glob("runs/*/seed-0"):
+            if path.parent.name != key:
+                shutil.copytree(path, tmp_path / "out" / path.relative_to(out))
         (tmp_path / "out" / "manifest.json").write_bytes((out / "manifest.json").read_bytes())
         result = ablation(tmp_path / "out", told=told).run([STUDY], [0])[0]
     assert [line.split(": ")[1] for line in told] == ["another process has it"]
@@ -96,6 +93,20 @@ def test_another_budget_does_not_go_on(finished):
     out, _ = finished
     with pytest.raises(StateError, match="num_captions"):
         ablation(out, config=replace(TINY, num_captions=12))
+
+
+def test_a_run_of_a_version_with_another_default_does_not_count(finished, tmp_path):
+    out, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "runs" / plan_arm(STUDY.arms[0], STUDY, TINY).key / "seed-0" / SETTINGS
+    settings = json.loads(path.read_text())
+    settings["training"]["a field of another version"] = 1
+    path.write_text(json.dumps(settings))
+    ablation(tmp_path / "out").run([STUDY], [0])
+    settings["training"]["weight_decay"] = 0.5
+    path.write_text(json.dumps(settings))
+    with pytest.raises(StateError, match="weight_decay"):
+        ablation(tmp_path / "out").run([STUDY], [0])
 
 
 def test_a_killed_arm_begins_again(finished, tmp_path):

@@ -4,15 +4,16 @@ Every run (an arm, a seed) has a folder and a lock: calls of the same command be
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from latent2pixel.data.claim import claim_folder
+from latent2pixel.data.claim import claim_folder, other_settings
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.io.images import load_image
 from latent2pixel.io.new_folder import write_file
@@ -25,7 +26,7 @@ from latent2pixel.workflow.ablation.study import AblationConfig, Study
 from latent2pixel.workflow.ablation.yardstick import Yardstick
 from latent2pixel.world.source_model import RESOLUTION_PX
 
-ROWS, LOCK = "rows.json", ".lock"
+ROWS, SETTINGS, LOCK = "rows.json", "settings.json", ".lock"
 RUNS, IMAGES = "runs", "images"
 """Sub-folders of an ablation's folder."""
 
@@ -41,7 +42,7 @@ class Ablation:
         announce: Is told of every run that begins.
 
     Raises:
-        StateError: The folder was begun with another source or budget.
+        StateError: The folder was begun with another source or budget, or holds a run of another version's settings.
     """
 
     def __init__(
@@ -61,20 +62,22 @@ class Ablation:
         ]
         for number, (seed, study, plan) in enumerate(plans, start=1):
             name = f"{study.name}, {plan.arm.name}, seed {seed} ({number} of {len(plans)})"
-            self._once(self._folder(plan.key, seed), name, partial(self._arm_rows, plan, seed))
+            self._once(self._folder(plan.key, seed), name, partial(self._arm_rows, plan, seed), plan.settings)
         for seed in seeds:
-            self._once(self._folder("source", seed), f"the source, seed {seed}", partial(self._source_rows, seed))
+            self._once(self._folder("source", seed), f"the source, seed {seed}", partial(self._source_rows, seed), {})
         return [self._result(study, seeds) for study in studies]
 
-    def _once(self, folder: Path, name: str, rows: Callable[[], list[Row]]) -> None:
+    def _once(self, folder: Path, name: str, rows: Callable[[], list[Row]], settings: Mapping[str, Any]) -> None:
         """Make the rows of a run, unless they are there or in the making."""
         if (folder / ROWS).exists():
+            _require_same(folder, settings)
             return
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / LOCK, timeout=0):
                 if not (folder / ROWS).exists():
                     self.announce(name)
+                    write_file(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
                     write_file(folder / ROWS, json.dumps(rows(), indent=1) + "\n")
         except Timeout:
             self.announce(f"{name}: another process has it")
@@ -129,3 +132,14 @@ class Ablation:
     def _rows_in(self, folder: Path) -> list[Row]:
         path = folder / ROWS
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Check a finished run's settings, as far as both versions know them: a default may have changed since."""
+    before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    for part in settings.keys() & before.keys():
+        if isinstance(settings[part], dict):
+            known = settings[part].keys() & before[part].keys()
+            if differing := sorted(key for key in known if settings[part][key] != before[part][key]):
+                message = f"{folder} holds a run whose {part} had other settings"
+                raise other_settings(message, settings[part], before[part], differing=differing)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from latent2pixel.config import build_config
@@ -29,11 +29,20 @@ class ArmPlan:
     image_size_px: int
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the run as plain JSON values; the arm's name does not."""
+        return json.loads(json.dumps(asdict(replace(self, arm=replace(self.arm, name="")))))
+
+    @property
     def key(self) -> str:
-        """Return a name of what decides the run: equal arms of several studies are one run."""
-        settings = asdict(replace(self, arm=replace(self.arm, name="")))
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return f"{self.arm.recipe}-{digest[:DIGITS]}"
+        """Return a name of the settings: equal arms of several studies are one run.
+
+        Made of those that differ from the defaults, so that a setting that a later version adds leaves it as it is.
+        """
+        parts = {name: _changed(getattr(self, name)) for name in ("arm", "conversion", "training", "warm_up")}
+        parts["arm"].pop("name")
+        text = json.dumps(parts | {"image_size_px": self.image_size_px}, sort_keys=True)
+        return f"{self.arm.recipe}-{hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"
 
 
 def plan_arm(arm: Arm, study: Study, config: AblationConfig) -> ArmPlan:
@@ -68,3 +77,13 @@ def plan_arm(arm: Arm, study: Study, config: AblationConfig) -> ArmPlan:
 def _fields_of(config: Any) -> Mapping[str, Any]:
     """Return the fields of a dataclass as they are, tuples among them."""
     return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults."""
+    found = _fields_of(config)
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(config)
+    }
+    return {name: value for name, value in found.items() if value != defaults[name]}
