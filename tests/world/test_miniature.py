@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from tests.tiny import noise
 from torch import nn
 
@@ -134,6 +135,16 @@ def test_loss_falls_and_a_second_call_goes_on_exactly(tmp_path):
     _, halves = trained(tmp_path / "halves", 10, 30)
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+@torch.no_grad()
+def test_shipped_source_has_the_loss_of_its_curve(tmp_path):
+    """Latents, captions, noise levels, clock and sign are those of its training; 0.53 at its end."""
+    pipe = DiffusionPipeline.from_pretrained(SHIPPED_SOURCE, dtype=torch.float32)
+    scenes = encode_scenes(pipe.vae, LEVELS["easy"], tmp_path, num=32)
+    settings = SourceTraining(batch_size=32, compile=False)
+    trainer = SourceTrainer(pipe, scenes, level=LEVELS["easy"], folder=tmp_path, settings=settings)
+    assert 0.45 < np.mean([trainer._loss().item() for _ in range(5)]) < 0.65
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
