@@ -103,7 +103,11 @@ class SourceTrainer:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.seconds = 0.0
-        self.ids_NL, self.mask_NL = self.miniature.tokenize(pipe, ["", *scenes.captions])
+        # Each sentence once: the chat template takes longer than anything else that is done to a caption.
+        texts = ["", *dict.fromkeys(scenes.captions)]
+        self.ids_NL, self.mask_NL = self.miniature.tokenize(pipe, texts)
+        rows = {text: row for row, text in enumerate(texts)}
+        self.caption_rows = torch.tensor([rows[text] for text in scenes.captions])
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
@@ -178,9 +182,8 @@ class SourceTrainer:
         )
         noise_BCHW = torch.randn(latents_BCHW.shape, generator=self.generator)
         latents_BCHW, noise_BCHW, sigma_B = (each.to(self.device) for each in (latents_BCHW, noise_BCHW, sigma_B))
-        predicted_BCHW = self.predict(
-            add_noise(latents_BCHW, noise_BCHW, sigma_B), sigma_B, self.encode(torch.where(dropped, 0, chosen + 1))
-        )
+        captions = self.encode(torch.where(dropped, 0, self.caption_rows[chosen]))
+        predicted_BCHW = self.predict(add_noise(latents_BCHW, noise_BCHW, sigma_B), sigma_B, captions)
         return F.mse_loss(predicted_BCHW, velocity(latents_BCHW, noise_BCHW))
 
     def predict(self, noisy_BCHW: Tensor, sigma_B: Tensor, captions: Sequence[Encoded]) -> Tensor:
@@ -205,7 +208,7 @@ class SourceTrainer:
         """Return captions as the family's pipeline encodes them, with gradients.
 
         Args:
-            rows: Their indices; 0 is the empty caption, 1 the first scene's.
+            rows: Of the token table: 0 is the empty caption, others as in ``caption_rows``.
         """
         mask_BL = self.mask_NL[rows]
         lengths = mask_BL.sum(1).tolist()
