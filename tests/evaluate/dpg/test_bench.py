@@ -33,11 +33,11 @@ def test_table_and_prompts_are_read_as_they_stand(tmp_path):
 def test_fields_with_commas_line_breaks_and_other_separators(tmp_path):
     path = write_bench(tmp_path)
     head = path.read_text().splitlines()[0]
-    row = 'a,"one, ""two""\nthree",,2.0,"1, 3",x,y,"entity - part (a, (b))","Is it\u2028so,\n""now""?"'
-    path.write_text(f"\ufeff{head}\n{row}\n", encoding="utf-8")
+    row = 'a,"one, ""two""\nthree",,2.0,"1, 3",x,y,"entity - part (a, (b))","Is it\u2028so,\r\n""now""?"'
+    path.write_bytes(f"\ufeff{head}\n{row}\n".encode())
     (question,) = load_dpg(path).rows
     assert (question.number, question.parents, question.category) == (2, (1, 3), "entity - part")
-    assert question.text == 'Is it\u2028so,\n"now"?'
+    assert question.text == 'Is it\u2028so,\r\n"now"?'
 
 
 @pytest.mark.parametrize(

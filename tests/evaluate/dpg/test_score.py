@@ -185,6 +185,8 @@ def test_only_what_changed_is_asked_again(folder, bench, tmp_path):
     other = ColourJudge(name="other")
     score_dpg(folder, other, bench=bench, results=folder / RESULTS)
     assert other.num_grids == 3
+    score_dpg(folder, other, bench=bench, results=folder / RESULTS, num_samples=1)
+    assert other.num_grids == 6
 
 
 def test_pictures_that_the_judge_leaves_open_are_named_and_asked_again(folder, bench):
