@@ -3,6 +3,7 @@
 The packages look at pictures for colours; the real ones need an environment and weights that no test can have.
 """
 
+import ast
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from tests.evaluate.dpg.small_bench import ColourJudge, asks, picture, save_grid, small_bench
 
 from latent2pixel.errors import CheckpointError, ConfigError, EndpointError
+from latent2pixel.evaluate.dpg import mplug_worker
 from latent2pixel.evaluate.dpg.score import score_dpg
 from latent2pixel.evaluate.dpg.worker_judge import WorkerJudge, start_mplug
 
@@ -235,3 +237,11 @@ def test_a_process_that_hangs_is_given_up_and_ended():
             judge.answer([picture("red")], ["one"])
         assert error.value.found.startswith("no line within 0.2 s")
     assert judge._process.returncode == -signal.SIGKILL
+
+
+def test_the_script_keeps_to_what_its_environment_has():
+    """Python 3.8, the standard library and Pillow; the judge's packages by name, where they are used."""
+    tree = ast.parse(Path(mplug_worker.__file__).read_text(), feature_version=(3, 8))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) == {"PIL"}
