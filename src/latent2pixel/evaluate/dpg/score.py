@@ -94,15 +94,7 @@ def score_dpg(
     journal, records = Journal(results), []
     for path in found:
         questions = list(dict.fromkeys(question.text for question in items[path.stem].values()))
-        digest = _digest(path, [path.name, judge.as_record(), questions, num_samples, side_px])
-        record = journal.find(digest)
-        if record is None:
-            record = {"image": path.name, "digest": digest, **_ask(path, questions, judge, num_samples, side_px)}
-            if "unanswered" in record:
-                del record["digest"]  # it must not be found again: the next call asks again
-            else:
-                journal.append(record)
-        records.append(record)
+        records.append(_record(path, questions, judge, journal, num_samples=num_samples, side_px=side_px))
         if on_image is not None:
             on_image(len(records), len(found))
     scores = {rules: _scores(records, bench, rules) for rules in RULES}
@@ -156,7 +148,23 @@ def _set_name(bench: DPGBench, judge: Judge, num_samples: int) -> str:
     return f"{'dpg' if bench.is_official else 'dpg-format'}/{judge.name}{unusual}"
 
 
-def _ask(path: Path, questions: list[str], judge: Judge, num_samples: int, side_px: int | None) -> dict[str, Any]:
+def _record(
+    path: Path, questions: list[str], judge: Judge, journal: Journal, *, num_samples: int, side_px: int | None
+) -> dict[str, Any]:
+    """Return the record of a picture, from the journal if nothing that decides it has changed."""
+    digest = _digest(path, [path.name, judge.as_record(), questions, num_samples, side_px])
+    record = journal.find(digest)
+    if record is not None:
+        return record
+    told = _ask(path, questions, judge, num_samples=num_samples, side_px=side_px)
+    if "unanswered" in told:
+        return {"image": path.name, **told}  # without its digest it is never found: the next call asks again
+    record = {"image": path.name, "digest": digest, **told}
+    journal.append(record)
+    return record
+
+
+def _ask(path: Path, questions: list[str], judge: Judge, *, num_samples: int, side_px: int | None) -> dict[str, Any]:
     columns = 1 if num_samples == 1 else 2
     try:
         grid_CHW = load_bytes(path, size_px=None if side_px is None else side_px * columns)
