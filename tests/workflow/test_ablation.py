@@ -86,7 +86,7 @@ def test_a_run_that_another_process_has_is_left_to_it(finished, tmp_path):
     assert [line.split(": ")[1] for line in told] == ["another process has it"]
     assert result.missing == 1
     assert result.arms == ["three"]
-    assert "1 runs are not finished" in (tmp_path / "out" / "tiny.md").read_text()
+    assert "Runs that are not finished: 1." in (tmp_path / "out" / "tiny.md").read_text()
 
 
 def test_another_budget_does_not_go_on(finished):

@@ -57,19 +57,20 @@ def write_ablation(result: AblationResult, folder: Path, *, pictures: Mapping[st
     Args:
         result: Of one study.
         folder: Where to.
-        pictures: The last look of an arm's first seed, (3, H, W) in [-1, 1]: a row each.
+        pictures: The last look of an arm's first seed, (3, H, W) in [-1, 1], a row each, of arms that have any here.
 
     Raises:
         OutputFolderError: The folder cannot be written.
     """
     lines = [f"# {result.question}", *([f"The paper: {result.claim}"] if result.claim else []), "", table(result)]
     if result.missing:
-        lines.append(f"{result.missing} runs are not finished.\n")
+        lines.append(f"Runs that are not finished: {result.missing}.\n")
     lines += [f"![score and validation error]({result.name}.png)", ""]
-    lines += [f"![pictures]({result.name}-pictures.png)", "", "Rows: " + "; ".join(pictures) + "."]
+    if pictures:
+        lines += [f"![pictures]({result.name}-pictures.png)", "", f"Rows: {'; '.join(pictures)}."]
+        save_image(folder / f"{result.name}-pictures.png", image_grid(list(pictures.values()), columns=1))
     write_file(folder / f"{result.name}.md", "\n".join(lines) + "\n")
     draw_curves(result.rows, folder / f"{result.name}.png", source_scores=result.source_scores)
-    save_image(folder / f"{result.name}-pictures.png", image_grid(list(pictures.values()), columns=1))
 
 
 def table(result: AblationResult) -> str:

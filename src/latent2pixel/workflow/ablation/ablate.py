@@ -113,8 +113,9 @@ class Ablation:
                 found = self._rows_in(folder)
                 missing += not found
                 rows += [{"arm": arm.name, **row} for row in found]
-                if found and arm.name not in pictures:
-                    pictures[arm.name] = load_image(folder / f"look-{self.config.steps:06d}.png")
+                picture = folder / f"look-{self.config.steps:06d}.png"
+                if arm.name not in pictures and picture.exists():
+                    pictures[arm.name] = load_image(picture)
         source = [row["score"] for seed in seeds for row in self._rows_in(self._folder("source", seed))]
         result = AblationResult(
             name=study.name,
