@@ -154,9 +154,11 @@ def test_rates_follow_the_factor():
 
 
 def test_arms_without_another_source_are_refused(tmp_path):
-    study = Study(name="other", question="?", arms=(Arm(name="other", images="other"),))
+    study = Study(name="other", question="?", arms=(Arm(name="own"), Arm(name="other", images="other")))
+    told = []
     with pytest.raises(ConfigError, match="--other-source"):
-        ablation(tmp_path / "out").run([study], [0])
+        ablation(tmp_path / "out", told=told).run([study], [0])
+    assert not told, "nothing may run before it is known that all can"
 
 
 def test_a_source_of_another_size_is_refused(tmp_path):

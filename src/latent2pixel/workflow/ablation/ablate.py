@@ -53,13 +53,19 @@ class Ablation:
         claim_folder(out, settings, begun=(out / RUNS).exists())
 
     def run(self, studies: Sequence[Study], seeds: Sequence[int]) -> list[AblationResult]:
-        """Run what is missing and no other call is running; write and return what there is by then."""
+        """Run what is missing and no other call is running; write and return what there is by then.
+
+        Raises:
+            ConfigError: An arm trains on images that nothing here can draw; nothing has run then.
+        """
         plans = [
             (seed, study, plan_arm(arm, study, self.config))
             for seed in seeds
             for study in studies
             for arm in study.arms
         ]
+        for seed, _, plan in plans:
+            self._images(seed).pipeline_of(plan.arm.images, plan.image_size_px)
         for number, (seed, study, plan) in enumerate(plans, start=1):
             name = f"{study.name}, {plan.arm.name}, seed {seed} ({number} of {len(plans)})"
             self._once(self._folder(plan.key, seed), name, partial(self._arm_rows, plan, seed), plan.settings)

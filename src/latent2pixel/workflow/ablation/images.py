@@ -48,7 +48,7 @@ class AblationImages:
         """Return images of training captions.
 
         Raises:
-            ConfigError: They are another source's, and there is none; or a source's, and of another size than its own.
+            ConfigError: As ``pipeline_of``.
         """
         captions = {
             caption.text for caption in draw_captions(self.level, "train", self.config.num_prompts, seed=self.seed)
@@ -76,7 +76,7 @@ class AblationImages:
         """Return the folder of a set, made now if it is not there."""
         seeds = self.config.seeds_per_prompt if seeds is None else seeds
         path = self.folder / f"{of}-{images}-{size_px}"
-        pipeline = self._pipeline(images, size_px)
+        pipeline = self.pipeline_of(images, size_px)
         if pipeline is not None:
             self._draw(path, pipeline, prompts, seeds=seeds)
             return path
@@ -85,8 +85,12 @@ class AblationImages:
             self._render(path, prompts, size_px, seeds=seeds)
         return path
 
-    def _pipeline(self, images: ImageSet, size_px: int) -> Path | None:
-        """Return what draws a set, none for renders."""
+    def pipeline_of(self, images: ImageSet, size_px: int) -> Path | None:
+        """Return the pipeline folder of what draws a set, none for renders.
+
+        Raises:
+            ConfigError: It is another source's, and there is none; or a source's, and of another size than its own.
+        """
         if images == "renders":
             return None
         if size_px != RESOLUTION_PX:
