@@ -182,6 +182,14 @@ def test_other_settings_do_not_mix(pipe, tmp_path, change):
     assert next(iter(change)) in error.value.found
 
 
+def test_a_damaged_manifest_is_told(pipe, tmp_path):
+    run(pipe, tmp_path / "images")
+    manifest = tmp_path / "images" / MANIFEST
+    manifest.write_text(manifest.read_text()[:-10])
+    with pytest.raises(StateError, match="manifest is damaged"):
+        run(pipe, tmp_path / "images")
+
+
 def test_size_that_the_pipeline_refuses(pipe, tmp_path):
     with pytest.raises(GeometryError) as error:
         run(pipe, tmp_path / "out", image_size_px=SIZE_PX + 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from latent2pixel.data.buckets import Size
-from latent2pixel.data.claim import other_settings
+from latent2pixel.data.claim import MANIFEST, other_settings, read_manifest
 from latent2pixel.data.curation import Curation
 from latent2pixel.data.image_plan import ImageJob, image_seed, plan_shards, require_prompts
 from latent2pixel.data.open_shard import METADATA, REJECTED, OpenShard, ShardLostError, take_shard, tidy
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 240
 """Images in a shard: 20,000 of them make 84 shards to share out, and a folder of 240 files is quick to list."""
-MANIFEST = "manifest.json"
 BEFORE_0_2 = {"shard_size": 240, "sizes": None, "curation": None}
 """What held for folders whose manifest does not mention it."""
 DESCRIPTIVE = ("source", "licence")
@@ -102,7 +101,8 @@ def synthesize(
         ConfigError: A count is below 1, or the pipeline takes one prompt at a time only.
         DataError: There are no prompts, or an id comes twice.
         GeometryError: The pipeline does not take these sizes or steps, or they do not fit into memory.
-        StateError: The folder holds images of other prompts or settings, or the rank does not exist.
+        StateError: The folder holds images of other prompts or settings, its manifest is damaged, or the rank does not
+            exist.
         OutputFolderError: The folder cannot be written, or the disk is full.
     """
     shard_size = SHARD_SIZE if shard_size is None else shard_size
@@ -230,7 +230,7 @@ def _claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / MANIFEST
     # Shards in the making count (they begin with a dot); a call that made nothing must not block the corrected one.
     if path.exists() and any(folder.glob("*shard-*")):
-        before = BEFORE_0_2 | json.loads(path.read_text(encoding="utf-8"))
+        before = BEFORE_0_2 | read_manifest(folder)
         if differing := sorted(key for key in settings if _differs(key, before.get(key), settings[key])):
             raise other_settings(f"{folder} holds images of other settings", settings, before, differing=differing)
         return

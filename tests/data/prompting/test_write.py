@@ -82,6 +82,15 @@ def test_other_settings_are_refused(write):
     assert refused.value.found == "seed = 1"
 
 
+def test_a_damaged_manifest_is_told(write, tmp_path):
+    with llm_server() as server:
+        write(server)
+        manifest = next(tmp_path.rglob("manifest.json"))
+        manifest.write_text(manifest.read_text()[:-40])
+        with pytest.raises(StateError, match="manifest is damaged"):
+            write(server)
+
+
 def strict(server, handler, request, number):
     """Reject some prompts, forget some, and refuse some questions: by their words, so that each run meets the same."""
     answer, chosen = json.loads(good_answer(request)), lambda entry: zlib.crc32(json.dumps(entry).encode()) % 4

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latent2pixel.data.claim import other_settings
+from latent2pixel.data.claim import MANIFEST, other_settings, read_manifest
 from latent2pixel.data.prompting.asking import Usage
 from latent2pixel.data.prompting.funnel import Rejected, Written
 from latent2pixel.data.prompting.journal import Journal
@@ -17,7 +17,6 @@ from latent2pixel.io.records import write_records
 
 PROMPTS = "prompts.jsonl"
 REJECTED = "rejected.jsonl"
-MANIFEST = "manifest.json"
 TAXONOMY = "taxonomy.yaml"
 REPLIES = "replies.jsonl"
 MAX_REJECTED_TEXT = 2000
@@ -135,13 +134,13 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the manifest of a folder without replies, or check that the folder's own is the same.
 
     Raises:
-        StateError: The folder holds prompts of other settings.
+        StateError: The folder holds prompts of other settings, or its manifest is damaged.
     """
     path = folder / MANIFEST
     replies = folder / REPLIES
     has_replies = replies.exists() and replies.stat().st_size > 0
     if path.exists() and has_replies:
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = read_manifest(folder).get("settings", {})
         if differing := sorted(key for key in {*settings, *before} if before.get(key) != settings.get(key)):
             raise other_settings(f"{folder} holds prompts of other settings", settings, before, differing=differing)
         return
