@@ -268,8 +268,8 @@ def test_settings_that_do_not_fit_the_images_are_refused(folders, settings, erro
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="num_crops = 0"):
-        ComparisonSettings(num_crops=0)
+    with pytest.raises(ConfigError, match="num_crops = -1"):
+        ComparisonSettings(num_crops=-1)
 
 
 def test_nothing_to_compare_is_told_with_its_first_reason(folders, tmp_path):

@@ -15,7 +15,8 @@ from latent2pixel.errors import DataError
 from latent2pixel.io.images import load_image, read_size
 from latent2pixel.io.records import read_records
 
-Side = Literal["source", "pixel"]
+Side = Literal["source", "pixel", "model"]
+"""Whose images they are; "model" is one that is looked at alone."""
 Key = tuple[str, int]
 """Prompt and seed."""
 
@@ -108,6 +109,23 @@ def pair_folders(source_folder: Path, pixel_folder: Path) -> tuple[list[Pair], l
                     text = f"the other folder's {'cannot be used' if damaged else 'is not listed'}"
                     problems.append(_problem(side, single.name, "no partner", text, prompt=prompt, seed=seed))
     return pairs, sorted(problems, key=problem_order), listed
+
+
+def list_images(folder: Path, side: Side) -> tuple[dict[Key, Path], list[Problem], int]:
+    """Return the usable images of one folder by prompt and seed, what is wrong with others, and how many are listed.
+
+    Files are opened but not decoded, as by ``pair_folders``.
+
+    Args:
+        folder: It or its sub-folders hold ``metadata.jsonl`` (file_name, prompt, seed).
+        side: Whose images they are, for the problems.
+
+    Raises:
+        DataError: There is no ``metadata.jsonl``, or a line of it is no record.
+    """
+    problems: list[Problem] = []
+    images, _, num_listed = _list_images(folder, side, problems)
+    return {key: images[key].path for key in sorted(images)}, sorted(problems, key=problem_order), num_listed
 
 
 def load_pairs(

@@ -1,0 +1,82 @@
+"""Tables and figures of the page of two models side by side, from the record of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from latent2pixel.report.plots import ACCENT, REFERENCE, Point, intervals_plot, ratios_plot
+
+COLORS = {"source": REFERENCE, "pixel": ACCENT, "model": ACCENT}
+"""Of the sides, as everywhere on the page."""
+MEANINGS = {
+    "fid": "Frechet distance of whole pictures' features; falls with the number of pictures, so compare equal numbers.",
+    "kid": "Kernel distance of whole pictures' features; right on average for any number, may be below 0.",
+    "fid-patch": "Frechet distance of crops' features.",
+    "mmd-patch": "Kernel distance of crops' features.",
+    "pair-distance": "Mean distance between the two pictures of a pair.",
+    "is": "Inception score: how sure the classes are, and how many there are.",
+    "clip": "CLIP score: 100 times the cosine of picture and prompt.",
+    "diversity": "Mean distance between the pictures of one prompt.",
+    "patch_grid": "Steps between pixels at the patches' borders over those within; 1 where no grid shows.",
+    "spectrum": "Power between these frequencies, in cycles a pixel; a ratio below 1 is blur, above 1 noise or edges.",
+}
+"""First part of a result's name -> what it means."""
+
+
+def scores_svg(tasks: Mapping[str, Mapping[str, Any]], sides: Sequence[str]) -> str:
+    """Return the scores by task as ``<svg>``, with their intervals."""
+    names = [task.split("/", 1)[-1].replace("_", "\n") for task in tasks]
+    series = [(COLORS[side], [_point(row[side]) for row in tasks.values()]) for side in sides]
+    return intervals_plot(names, series, label="score", name="scores")
+
+
+def spectrum_svg(spectrum: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the pixel model's power over the source's by frequency as ``<svg>``."""
+    points = [_point(band["pixel_over_source"]) for band in spectrum.values()]
+    label = "power, pixel model over source"
+    return ratios_plot(list(spectrum), points, label=label, x_label="cycles a pixel", name="spectrum")
+
+
+def ratio_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for everything that both models have a number of: name, meaning, both and their ratio."""
+    rows = []
+    for name, value in results.items():
+        if name == "spectrum":
+            rows += [_ratio_row(f"spectrum/{band}", numbers) for band, numbers in value.items()]
+        elif "pixel" in value:
+            rows.append(_ratio_row(name, value))
+    return rows
+
+
+def distance_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every distance between the two: name, meaning, value, spread or interval, and of how many."""
+    rows = []
+    for name, value in results.items():
+        if "distance" in value:
+            spread = value.get("standard_deviation")
+            of = [
+                f"{key.replace('_', ' ')} {value[key]}"
+                for key in ("subset_size", "num_source", "num_crops")
+                if key in value
+            ]
+            if value.get("full_rank") is False:
+                of.append(f"fewer pictures than the {value['feature_width']} numbers of a feature: far too large")
+            rows.append(_row(name) | {"value": value["distance"], "spread": spread, "of": ", ".join(of)})
+        elif name.startswith("pair-distance/"):
+            of = [f"pairs {value['num_images']}"]
+            rows.append(_row(name) | {"value": value["value"], "spread": value["standard_error"], "of": of[0]})
+    return rows
+
+
+def _ratio_row(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {side: numbers[side] for side in ("source", "pixel")}
+    if name.startswith("is/"):
+        sides = {side: {"value": part["score"], "low": None, "high": None} for side, part in sides.items()}
+    return _row(name) | sides | {"ratio": numbers.get("pixel_over_source")}
+
+
+def _row(name: str) -> dict[str, Any]:
+    return {"name": name, "meaning": MEANINGS[name.split("/")[0]]}
+
+
+def _point(estimate: Mapping[str, Any]) -> Point:
+    return estimate["value"], estimate["low"], estimate["high"]
