@@ -12,7 +12,7 @@ from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.io.records import read_records, write_records
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
 from latent2pixel.workflow.side_by_side import evaluate, image_folder
-from latent2pixel.workflow.suites import judge_world
+from latent2pixel.workflow.world_judge import judge_world
 from latent2pixel.world.captions import TASKS
 
 TINY = EvaluationConfig(num_prompts=6, seeds_per_prompt=2, image_size_px=64, num_steps=1)

@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from latent2pixel.data.prompts import Prompt, load_prompts
-from latent2pixel.errors import ConfigError, DataError
+from latent2pixel.errors import ConfigError
 from latent2pixel.evaluate.geneval.colours import load_colours
 from latent2pixel.evaluate.geneval.detector import load_detector
 from latent2pixel.evaluate.geneval.images import judge_images
 from latent2pixel.evaluate.geneval.prompts import OFFICIAL_NAME, GenEvalPrompt, load_geneval_prompts
 from latent2pixel.evaluate.geneval.six_tasks import SIX_TASKS, load_six_tasks
 from latent2pixel.evaluate.pairs import Key
-from latent2pixel.evaluate.scores import Judgement, PictureScore
-from latent2pixel.io.images import bytes_of, load_image
+from latent2pixel.evaluate.scores import Judgement
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
+from latent2pixel.workflow.world_judge import judge_world
 from latent2pixel.workflow.world_prompts import heldout_prompts
-from latent2pixel.world.levels import Level, require_level
-from latent2pixel.world.score import caption_of
-from latent2pixel.world.verify import verify
+from latent2pixel.world.levels import require_level
 
 Judge = Callable[[Mapping[Key, Path], Path], Judgement]
 """From the pictures of one side, by prompt and seed, and a folder of its own to a judgement. The folder keeps what was
@@ -89,24 +87,6 @@ def _world(config: EvaluationConfig, _device: str) -> Suite:
     assert config.num_prompts is not None
     prompts = heldout_prompts(level, config.num_prompts, seed=config.seed)
     return Suite(prompts=prompts, judge=partial(judge_world, level=level))
-
-
-def judge_world(images: Mapping[Key, Path], _folder: Path, *, level: Level) -> Judgement:
-    """Let the world's verifier judge pictures; it is so fast that nothing is kept.
-
-    Raises:
-        DataError: A prompt is no caption of the level.
-    """
-    scores, broken = {}, {}
-    for (prompt, seed), path in images.items():
-        caption = caption_of(level, prompt)
-        try:
-            right = verify(bytes_of(load_image(path)), caption)
-        except DataError as error:
-            broken[prompt, seed] = error.found
-            continue
-        scores[prompt, seed] = PictureScore(file=path, task=f"world/{caption.task}", score=float(right))
-    return Judgement(scores=scores, broken=broken, record={"key": f"world/{level.name}"})
 
 
 def _geneval(config: EvaluationConfig, device: str) -> Suite:
