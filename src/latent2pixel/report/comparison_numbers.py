@@ -20,6 +20,8 @@ MEANINGS = {
     "spectrum": "Power between these frequencies, in cycles a pixel; a ratio below 1 is blur, above 1 noise or edges.",
 }
 """First part of a result's name -> what it means."""
+COUNTS = {"num_source": "{} a side", "subset_size": "subsets of {}", "num_crops": "{} crops a picture"}
+"""What a distance was taken from, by its key."""
 
 
 def scores_svg(tasks: Mapping[str, Mapping[str, Any]], sides: Sequence[str]) -> str:
@@ -37,7 +39,7 @@ def spectrum_svg(spectrum: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ratio_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for everything that both models have a number of: name, meaning, both and their ratio."""
+    """Return a row for everything that both models have a number of: name, both, and their ratio."""
     rows = []
     for name, value in results.items():
         if name == "spectrum":
@@ -48,34 +50,37 @@ def ratio_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def distance_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row for every distance between the two: name, meaning, value, spread or interval, and of how many."""
+    """Return a row for every distance between the two: name, meaning, value, spread or error, and from how many."""
     rows = []
     for name, value in results.items():
-        if "distance" in value:
-            spread = value.get("standard_deviation")
-            of = [
-                f"{key.replace('_', ' ')} {value[key]}"
-                for key in ("subset_size", "num_source", "num_crops")
-                if key in value
-            ]
+        row = {"name": name, "meaning": MEANINGS[_kind(name)]}
+        if _kind(name) == "pair-distance":
+            spread, of = value["standard_error"], f"{value['num_images']} pairs"
+            rows.append(row | {"value": value["value"], "spread": spread, "of": of})
+        elif "distance" in value:
+            of = ", ".join(text.format(value[key]) for key, text in COUNTS.items() if key in value)
             if value.get("full_rank") is False:
-                of.append(f"fewer pictures than the {value['feature_width']} numbers of a feature: far too large")
-            rows.append(_row(name) | {"value": value["distance"], "spread": spread, "of": ", ".join(of)})
-        elif name.startswith("pair-distance/"):
-            of = [f"pairs {value['num_images']}"]
-            rows.append(_row(name) | {"value": value["value"], "spread": value["standard_error"], "of": of[0]})
+                of += f"; fewer than the {value['feature_width']} numbers of a feature, so far too large"
+            rows.append(row | {"value": value["distance"], "spread": value.get("standard_deviation"), "of": of})
     return rows
+
+
+def meanings_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the kinds of ``ratio_rows`` mean, each once."""
+    kinds = dict.fromkeys(_kind(name) for name, value in results.items() if name == "spectrum" or "pixel" in value)
+    return [(kind, MEANINGS[kind]) for kind in kinds]
 
 
 def _ratio_row(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
     sides = {side: numbers[side] for side in ("source", "pixel")}
-    if name.startswith("is/"):
+    if _kind(name) == "is":
         sides = {side: {"value": part["score"], "low": None, "high": None} for side, part in sides.items()}
-    return _row(name) | sides | {"ratio": numbers.get("pixel_over_source")}
+    return {"name": name, **sides, "ratio": numbers.get("pixel_over_source")}
 
 
-def _row(name: str) -> dict[str, Any]:
-    return {"name": name, "meaning": MEANINGS[name.split("/")[0]]}
+def _kind(name: str) -> str:
+    """Return the first part of a result's name, behind which its network stands."""
+    return name.split("/", 1)[0]
 
 
 def _point(estimate: Mapping[str, Any]) -> Point:

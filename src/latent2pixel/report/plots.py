@@ -90,7 +90,7 @@ Point = tuple[float | None, float | None, float | None]
 def intervals_plot(
     groups: Sequence[str], series: Sequence[tuple[str, Sequence[Point]]], *, label: str, name: str
 ) -> str:
-    """Return bars with their intervals as ``<svg>``, those of one group beside each other.
+    """Return shares as bars with their intervals as ``<svg>``, those of one group beside each other.
 
     Args:
         groups: Names below the bars.
@@ -106,7 +106,8 @@ def intervals_plot(
             places = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
             axes.bar(places, np.nan_to_num(values), width=0.9 * width, color=color, linewidth=0)
             axes.vlines(places, lows, highs, color=INK, linewidth=1.4)
-        axes.set_ylim(bottom=0)
+        # Shares end at 1, and a bar that touches the frame looks cut off.
+        axes.set_ylim(0, 1.04)
         axes.set_ylabel(label)
 
     return _svg(draw, name=name, x_label="", groups=groups)
