@@ -7,11 +7,13 @@ import torch
 from tests.workflow.true_pictures import LEVEL, write_true_pictures
 
 from latent2pixel.errors import ConfigError, DataError, StateError
+from latent2pixel.evaluate.pairs import list_images
 from latent2pixel.evaluate.scores import join_sides, scores_of
 from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.io.records import read_records, write_records
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
-from latent2pixel.workflow.side_by_side import evaluate, image_folder
+from latent2pixel.workflow.side_by_side import evaluate
+from latent2pixel.workflow.sides import image_folder
 from latent2pixel.workflow.world_judge import judge_world
 from latent2pixel.world.captions import TASKS
 
@@ -37,7 +39,7 @@ def images_of(folder):
 def judged_in(*folders):
     return join_sides(
         {
-            side: judge_world(images_of(folder), folder, level=LEVEL).scores
+            side: judge_world(list_images(folder, side), folder, level=LEVEL).scores
             for side, folder in zip(("source", "pixel"), folders, strict=True)
         }
     )

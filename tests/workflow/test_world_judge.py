@@ -13,7 +13,7 @@ from latent2pixel.world.score import score_folder
 
 def test_the_score_is_the_worlds_own(tmp_path):
     folder = write_true_pictures(tmp_path / "pictures", wrong=("position",))
-    scores = judge_world(list_images(folder, "model")[0], folder, level=LEVEL).scores
+    scores = judge_world(list_images(folder, "model"), folder, level=LEVEL).scores
     assert {one.task for one in scores.values()} == {f"world/{task}" for task in TASKS}
     assert sum(one.score for one in scores.values()) / 12 == pytest.approx(score_folder(folder, LEVEL).score)
 

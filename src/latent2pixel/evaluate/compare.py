@@ -110,10 +110,6 @@ def compare_folders(
         left_out["diversity/images"] = "no distance of images was given"
     elif "diversity/" + network.name in results:
         results["diversity/images"] = _image_diversity(stream.pairs, folders, distance, settings=settings)
-    name, between = stream.distances()
-    prompts = [pair.prompt for pair in stream.pairs]
-    mean = bootstrap_mean(between, prompts, generator=_generator(settings.seed, "bootstrap"))
-    results[f"pair-distance/{name}"] = asdict(mean)
     problems.sort(key=problem_order)
     return {
         "source": str(source_folder),
@@ -124,15 +120,9 @@ def compare_folders(
         "num_listed": dict(listed),
         "num_pairs": len(stream.pairs),
         "num_prompts": len({pair.prompt for pair in stream.pairs}),
-        "num_problems": {
-            side: dict(sorted(Counter(problem.kind for problem in problems if problem.side == side).items()))
-            for side in folders
-        },
+        "num_problems": {side: _count_kinds(problems, side) for side in folders},
         "problems": [problem.as_json() for problem in problems],
-        "pairs": [
-            {"prompt": pair.prompt, "seed": pair.seed, "distance": value}
-            for pair, value in zip(stream.pairs, between, strict=True)
-        ],
+        "pairs": _distances_of_pairs(stream),
         "results": results,
         "left_out": left_out,
     }
@@ -145,10 +135,13 @@ def _results(
     name, seed = stream.network.name, settings.seed
     left_out: dict[str, str] = {}
     prompts = [pair.prompt for pair in stream.pairs]
+    between, distances = stream.distances()
     bands_N2K = torch.cat(stream.bands)
     results: dict[str, Any] = {
         "spectrum": {band: _both(bands_N2K[..., index], prompts, seed=seed) for index, band in enumerate(BAND_NAMES)}
     }
+    mean = bootstrap_mean(distances, prompts, generator=_generator(seed, "bootstrap"))
+    results[f"pair-distance/{between}"] = asdict(mean)
     source_ND, pixel_ND = torch.cat(stream.features).unbind(1)
     results[f"fid/{name}"] = stream.frechet.result()
     results[f"kid/{name}"] = polynomial_mmd(source_ND, pixel_ND, generator=_generator(seed, "kid"))
@@ -183,6 +176,19 @@ def _results(
     else:
         left_out["diversity"] = "no prompt has two pairs"
     return results, left_out
+
+
+def _distances_of_pairs(stream: PairStream) -> list[dict[str, Any]]:
+    """Return how far apart the images of each pair are, for whoever wants to look at the worst."""
+    _, distances = stream.distances()
+    return [
+        {"prompt": pair.prompt, "seed": pair.seed, "distance": distance}
+        for pair, distance in zip(stream.pairs, distances, strict=True)
+    ]
+
+
+def _count_kinds(problems: Sequence[Problem], side: Side) -> dict[str, int]:
+    return dict(sorted(Counter(problem.kind for problem in problems if problem.side == side).items()))
 
 
 def _of_crops(stream: PairStream, *, seed: int) -> dict[str, Any]:

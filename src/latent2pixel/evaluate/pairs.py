@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,19 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListedImages:
+    """What one folder lists."""
+
+    folder: Path
+    """It or its sub-folders hold ``metadata.jsonl``."""
+    paths: Mapping[Key, Path]
+    """Usable images by prompt and seed, in that order."""
+    problems: Sequence[Problem]
+    """What is wrong with the others."""
+    num_listed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Image:
     folder: Path
     name: str
@@ -111,10 +124,8 @@ def pair_folders(source_folder: Path, pixel_folder: Path) -> tuple[list[Pair], l
     return pairs, sorted(problems, key=problem_order), listed
 
 
-def list_images(folder: Path, side: Side) -> tuple[dict[Key, Path], list[Problem], int]:
-    """Return the usable images of one folder by prompt and seed, what is wrong with others, and how many are listed.
-
-    Files are opened but not decoded, as by ``pair_folders``.
+def list_images(folder: Path, side: Side) -> ListedImages:
+    """Return the images of one folder; files are opened but not decoded, as by ``pair_folders``.
 
     Args:
         folder: It or its sub-folders hold ``metadata.jsonl`` (file_name, prompt, seed).
@@ -125,7 +136,8 @@ def list_images(folder: Path, side: Side) -> tuple[dict[Key, Path], list[Problem
     """
     problems: list[Problem] = []
     images, _, num_listed = _list_images(folder, side, problems)
-    return {key: images[key].path for key in sorted(images)}, sorted(problems, key=problem_order), num_listed
+    paths = {key: images[key].path for key in sorted(images)}
+    return ListedImages(folder=folder, paths=paths, problems=sorted(problems, key=problem_order), num_listed=num_listed)
 
 
 def load_pairs(

@@ -1,6 +1,6 @@
 """Suites of ``l2p evaluate``: prompts, each set with the judge of its pictures. A new one is a function and a row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,16 @@ from latent2pixel.evaluate.geneval.detector import load_detector
 from latent2pixel.evaluate.geneval.images import judge_images
 from latent2pixel.evaluate.geneval.prompts import OFFICIAL_NAME, GenEvalPrompt, load_geneval_prompts
 from latent2pixel.evaluate.geneval.six_tasks import SIX_TASKS, load_six_tasks
-from latent2pixel.evaluate.pairs import Key
+from latent2pixel.evaluate.pairs import ListedImages
 from latent2pixel.evaluate.scores import Judgement
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
 from latent2pixel.workflow.world_judge import judge_world
 from latent2pixel.workflow.world_prompts import heldout_prompts
 from latent2pixel.world.levels import require_level
 
-Judge = Callable[[Mapping[Key, Path], Path], Judgement]
-"""From the pictures of one side, by prompt and seed, and a folder of its own to a judgement. The folder keeps what was
-judged: the same call again goes on."""
+Judge = Callable[[ListedImages, Path], Judgement]
+"""From the pictures of one side and a folder of its own to a judgement. The folder keeps what was judged: the same call
+again goes on."""
 Value = TypeVar("Value")
 
 
@@ -111,7 +111,7 @@ def _six_tasks(prompts: list[GenEvalPrompt], config: EvaluationConfig, device: s
             Prompt(id=f"{index:05d}", prompt=prompt.prompt, major_class=config.suite, sub_class=prompt.task)
             for index, prompt in enumerate(chosen)
         ],
-        judge=lambda images, folder: judge(images, chosen, folder),
+        judge=lambda images, folder: judge(images.paths, chosen, folder),
     )
 
 

@@ -1,10 +1,9 @@
 """The world's verifier as a judge of pictures in folders."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from latent2pixel.errors import DataError
-from latent2pixel.evaluate.pairs import Key, Side, list_images
+from latent2pixel.evaluate.pairs import ListedImages, Side, list_images
 from latent2pixel.evaluate.scores import Judgement, PictureScore, join_sides, scores_of
 from latent2pixel.evaluate.uncertainty import Estimate
 from latent2pixel.io.images import bytes_of, load_image
@@ -13,14 +12,14 @@ from latent2pixel.world.score import caption_of
 from latent2pixel.world.verify import verify
 
 
-def judge_world(images: Mapping[Key, Path], _folder: Path, *, level: Level) -> Judgement:
+def judge_world(images: ListedImages, _folder: Path, *, level: Level) -> Judgement:
     """Let the world's verifier judge pictures; it is so fast that nothing is kept.
 
     Raises:
         DataError: A prompt is no caption of the level.
     """
     scores, broken = {}, {}
-    for (prompt, seed), path in images.items():
+    for (prompt, seed), path in images.paths.items():
         caption = caption_of(level, prompt)
         try:
             right = verify(bytes_of(load_image(path)), caption)
@@ -46,8 +45,7 @@ def world_retention(source_folder: Path, pixel_folder: Path, *, level: Level, se
     folders: dict[Side, Path] = {"source": source_folder, "pixel": pixel_folder}
     sides = {}
     for side, folder in folders.items():
-        images, _, _ = list_images(folder, side)
-        sides[side] = judge_world(images, folder, level=level).scores
+        sides[side] = judge_world(list_images(folder, side), folder, level=level).scores
     judged = join_sides(sides)
     if not judged:
         raise DataError(
