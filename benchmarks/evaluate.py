@@ -4,10 +4,10 @@ python benchmarks/evaluate.py [--quick] [--json]
 
 Random images of one size. Each part alone, median after one warm-up; an image is one image of one of the two folders.
 "crops" are FID-patch's 20 of 299 px (half of a smaller image's side) through the network; "whole comparison" is
-``compare_folders`` from PNG files, decoding and bootstrap included, with and without these crops: of 64 pairs (8 of large
-images), so much of its time is that of resamples and of the kernel distance's 100 subsets, whatever the images. The
-distances at the end are given per image of the 2 x 20000 that they are computed for. The network is the fixed filters:
-others cost what they cost.
+``compare_folders`` from PNG files, decoding and bootstrap included, with and without these crops: of 64 pairs (8 of
+large images), so much of its time is that of resamples and of the kernel distance's 100 subsets, whatever the images.
+The distances at the end are given per image of the 2 x 20000 that they are computed for. The network is the fixed
+filters: others cost what they cost.
 
 Both clocks are told: the wall's, and the processor's own time, of all threads together. On a core that other programs
 share the second is what it does alone; with more than one thread, or on a GPU, only the first means anything.

@@ -74,7 +74,10 @@ def content_of(folders, compared, *, sides=("source", "pixel"), judged=True):
     record = {
         **{side: f"the {side}" for side in sides},
         "settings": {"suite": "mine"},
-        "judges": {side: {"key": "mine/judge"} for side in sides},
+        "judges": {side: {"key": "mine/judge"} for side in sides} if judged else {},
+        "manifests": {
+            side: {"num_steps": 16, "source": f"maker of {side}"} if side == "pixel" else None for side in sides
+        },
         "pairs": NUMBER,
         "problems": [{}, {}],
         "comparison": compared,
@@ -113,7 +116,7 @@ def test_pictures_come_before_tables_and_disagreements_before_other_pictures(pag
     names = list(sections_of(page))
     assert names == [
         "Lost", "Gained", "Farthest apart", "Nearest to each other", "Scores by task", "How far apart the two sets are",
-        "Each for itself",
+        "Each for itself", "How the pictures were made",
     ]  # fmt: skip
 
 
@@ -142,7 +145,9 @@ def test_numbers_of_the_record_stand_on_the_page(page, compared):
     for value in wanted:
         assert f"{value:.3g}" in text
     assert "is/filters-v1 (the network knows no classes)" in text
-    assert "mine/judge" in text
+    assert "judged by mine/judge mine/judge" in text
+    assert "steps not told 16" in text  # a folder without a manifest
+    assert "made by not told maker of pixel" in text
 
 
 def test_a_page_without_a_judge_shows_the_distances(folders, compared):
@@ -158,7 +163,7 @@ def test_a_page_of_one_model_shows_what_is_wrong_first(folders):
     content = content_of(folders, None, sides=("model",))
     page = write_comparison_page(content, folders / "page" / "one.html").read_text(encoding="utf-8")
     assert parse(page).open_tags == []
-    assert list(sections_of(page)) == ["Not right", "Right", "Scores by task"]
+    assert list(sections_of(page)) == ["Not right", "Right", "Scores by task", "How the pictures were made"]
     assert "Retention" not in page
 
 

@@ -92,6 +92,15 @@ def test_own_prompts_are_compared_without_a_judge(tiny_models, own_prompts, tmp_
     assert not (tmp_path / "one").exists()
 
 
+def test_two_folders_of_any_pictures_are_compared_without_prompts(tiny_models, own_prompts, tmp_path):
+    drawn = EvaluationConfig(suite="prompts", prompts=own_prompts, **SIZES)
+    first = evaluate(*tiny_models, tmp_path / "first", config=drawn)
+    folders = (tmp_path / "first" / "source", tmp_path / "first" / "pixel")
+    again = evaluate(*folders, tmp_path / "again", config=EvaluationConfig(suite="prompts", patch_size=16))
+    assert again["comparison"] == first["comparison"]
+    assert again["manifests"] == first["manifests"]
+
+
 class SquareDistance(nn.Module):
     def forward(self, one_BCHW, other_BCHW):
         return (one_BCHW - other_BCHW).square().mean((1, 2, 3))

@@ -22,6 +22,16 @@ MEANINGS = {
 """First part of a result's name -> what it means."""
 COUNTS = {"num_source": "{} a side", "subset_size": "subsets of {}", "num_crops": "{} crops a picture"}
 """What a distance was taken from, by its key."""
+FACTS = {
+    "source": "made by",
+    "revision": "revision",
+    "image_size_px": "size, px",
+    "num_steps": "steps",
+    "guidance_scale": "guidance",
+    "seeds_per_prompt": "pictures a prompt",
+    "seed": "seed",
+}
+"""What a folder's manifest tells, by its key; the two sides should differ in the first two alone."""
 
 
 def scores_svg(tasks: Mapping[str, Mapping[str, Any]], sides: Sequence[str]) -> str:
@@ -69,6 +79,19 @@ def meanings_of(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what the kinds of ``ratio_rows`` mean, each once."""
     kinds = dict.fromkeys(_kind(name) for name, value in results.items() if name == "spectrum" or "pixel" in value)
     return [(kind, MEANINGS[kind]) for kind in kinds]
+
+
+def facts_of(record: Mapping[str, Any], sides: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Return how the pictures of each side were made and who judged them: name, and a text for each side."""
+    manifests = [record["manifests"].get(side) or {} for side in sides]
+    rows = [
+        (text, [str(manifest.get(key, "not told")) for manifest in manifests])
+        for key, text in FACTS.items()
+        if any(key in manifest for manifest in manifests)
+    ]
+    if record["judges"]:
+        rows.append(("judged by", [str(record["judges"][side]["key"]) for side in sides]))
+    return rows
 
 
 def _ratio_row(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:

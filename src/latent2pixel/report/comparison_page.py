@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from latent2pixel.io.images import read_size, thumbnail
-from latent2pixel.report.comparison_numbers import distance_rows, meanings_of, ratio_rows, scores_svg, spectrum_svg
+from latent2pixel.report.comparison_numbers import (
+    distance_rows,
+    facts_of,
+    meanings_of,
+    ratio_rows,
+    scores_svg,
+    spectrum_svg,
+)
 from latent2pixel.report.html import bar_width, number, percent
 from latent2pixel.report.page import require_packages, write_page
 
@@ -72,6 +79,7 @@ def write_comparison_page(content: ComparisonPage, path: Path) -> Path:
         "scores_svg": scores_svg(record["tasks"], list(sides)) if record["tasks"] else "",
         "spectrum_svg": spectrum_svg(comparison["results"]["spectrum"]) if comparison else "",
         "ratios": ratio_rows(comparison["results"]) if comparison else [],
+        "facts": facts_of(record, list(sides)),
         "meanings": meanings_of(comparison["results"]) if comparison else [],
         "distances": distance_rows(comparison["results"]) if comparison else [],
     }

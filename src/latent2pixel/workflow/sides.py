@@ -8,6 +8,7 @@ from typing import Any
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import MANIFEST, synthesize
+from latent2pixel.errors import ConfigError
 from latent2pixel.evaluate.pairs import Key, ListedImages, Problem, Side, list_images, pair_folders
 from latent2pixel.io.pipeline_folder import INDEX_NAME, find_pipeline_folder, open_pipeline, parse_dtype, read_json
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
@@ -66,15 +67,23 @@ def draw_sides(
         announce: Is told of every pipeline.
 
     Raises:
-        ConfigError: No such dtype.
+        ConfigError: No such dtype, or a pipeline has nothing to draw.
         SourceError: A pipeline cannot be found or loaded.
         StateError: ``out`` holds pictures of other models or settings.
         DataError: A folder's records cannot be read.
         OutputFolderError: ``out`` cannot be written, or the disk is full.
     """
     folders, patch_size = {}, None
+    given = {side: image_folder(model) for side, model in models.items()}
+    if None in given.values() and not prompts:
+        raise ConfigError(
+            "The suite has no prompts of its own",
+            found="prompts = None",
+            expected="a file of JSON lines with id, prompt, major_class and sub_class, or folders of images alone",
+            fix="Set prompts to the file; `l2p data prompts` writes one.",
+        )
     for side, model in models.items():
-        folder = image_folder(model)
+        folder = given[side]
         if folder is None:
             announce(f"{side} draws")
             folder = out / side

@@ -116,14 +116,8 @@ def _six_tasks(prompts: list[GenEvalPrompt], config: EvaluationConfig, device: s
 
 
 def _own_prompts(config: EvaluationConfig, _device: str) -> Suite:
-    if config.prompts is None:
-        raise ConfigError(
-            "The suite has no prompts of its own",
-            found="prompts = None",
-            expected="a file of JSON lines with id, prompt, major_class and sub_class",
-            fix="Set prompts to the file; `l2p data prompts` writes one.",
-        )
-    prompts = load_prompts(Path(config.prompts))
+    # Two folders of images need no prompts; who draws without any is told so.
+    prompts = [] if config.prompts is None else load_prompts(Path(config.prompts))
     return Suite(prompts=prompts[: config.num_prompts], judge=None)
 
 
