@@ -140,11 +140,11 @@ def _results(
     results: dict[str, Any] = {
         "spectrum": {band: _both(bands_N2K[..., index], prompts, seed=seed) for index, band in enumerate(BAND_NAMES)}
     }
-    mean = bootstrap_mean(distances, prompts, generator=_generator(seed, "bootstrap"))
-    results[f"pair-distance/{between}"] = asdict(mean)
     source_ND, pixel_ND = torch.cat(stream.features).unbind(1)
     results[f"fid/{name}"] = stream.frechet.result()
     results[f"kid/{name}"] = polynomial_mmd(source_ND, pixel_ND, generator=_generator(seed, "kid"))
+    mean = bootstrap_mean(distances, prompts, generator=_generator(seed, "bootstrap"))
+    results[f"pair-distance/{between}"] = asdict(mean)
     if settings.num_crops:
         results |= _of_crops(stream, seed=seed)
     else:
