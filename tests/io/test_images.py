@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from latent2pixel.errors import DataError, OutputFolderError
-from latent2pixel.io.images import image_grid, load_image, save_image
+from latent2pixel.io.images import image_grid, load_bytes, load_image, png_of, save_image
 
 
 @pytest.fixture
@@ -96,3 +96,9 @@ def test_grid_places_images_in_rows():
     assert torch.equal(grid[:, :4, 8:], images[1])
     assert torch.equal(grid[:, 6:, :6], images[2])
     assert grid[:, 6:, 8:].abs().max() == 0
+
+
+def test_bytes_as_a_png_come_back_exactly(tmp_path):
+    bytes_CHW = torch.arange(3 * 5 * 17).reshape(3, 5, 17).to(torch.uint8)
+    (tmp_path / "x.png").write_bytes(png_of(bytes_CHW))
+    assert torch.equal(load_bytes(tmp_path / "x.png"), bytes_CHW)

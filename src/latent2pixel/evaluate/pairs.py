@@ -188,7 +188,7 @@ def _list_images(folder: Path, side: Side, problems: list[Problem]) -> tuple[dic
     images: dict[Key, list[_Image]] = {}
     bad: set[Key] = set()
     num_listed = 0
-    for name, record in _records(folder):
+    for name, record in listed_records(folder):
         num_listed += 1
         prompt, seed = record.get("prompt"), record.get("seed")
         if not isinstance(prompt, str) or type(seed) is not int or not isinstance(record.get("file_name"), str):
@@ -214,12 +214,16 @@ def _list_images(folder: Path, side: Side, problems: list[Problem]) -> tuple[dic
     return {key: several[0] for key, several in images.items() if len(several) == 1}, bad, num_listed
 
 
-def _records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the path of each image below the folder, and its record."""
+def listed_records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path of each listed image below the folder, and its record, unchecked.
+
+    Raises:
+        DataError: The folder has no ``metadata.jsonl``, or a line of it is no record.
+    """
     files = sorted({*folder.glob("metadata.jsonl"), *folder.glob("[!.]*/metadata.jsonl")})
     if not files:
         raise DataError(
-            "A folder of images to compare cannot be read",
+            "A folder of images cannot be read",
             found=f"no metadata.jsonl in {folder} or its sub-folders" if folder.is_dir() else f"no folder {folder}",
             expected="one JSON object a line: file_name, prompt, seed",
             fix="Check the path, or make the images with `l2p data synthesize`.",

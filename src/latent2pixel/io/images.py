@@ -170,6 +170,13 @@ def save_image(path: Path, image_CHW: Tensor) -> None:
     write_file(path, encoded.getvalue())
 
 
+def png_of(bytes_CHW: Tensor) -> bytes:
+    """Return an image of sRGB bytes, shape (3, H, W), as the content of a PNG file, without loss."""
+    encoded = io.BytesIO()
+    Image.fromarray(bytes_CHW.permute(1, 2, 0).contiguous().cpu().numpy()).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
 def require_format(path: Path) -> str:
     """Return the image format that a file's ending names, such as "PNG".
 

@@ -13,7 +13,7 @@ from latent2pixel.data.prompting.replies import Verdict, WrittenPrompt, auditor_
 from latent2pixel.data.prompting.settings import AskSettings, PromptSettings
 from latent2pixel.data.prompting.templates import load_templates
 from latent2pixel.data.prompting.write import write_prompts
-from latent2pixel.errors import SourceError
+from latent2pixel.errors import ConfigError, SourceError
 from latent2pixel.io.records import read_records
 
 
@@ -94,3 +94,8 @@ def test_a_folder_of_prompts_by_a_model_that_babbles(folder, tmp_path, taxonomy)
 def test_a_folder_that_holds_no_model(tmp_path):
     with pytest.raises(SourceError, match="cannot be loaded"):
         load_local_model(str(tmp_path))
+
+
+def test_a_question_about_a_picture_is_not_answered_blindly(folder):
+    with pytest.raises(ConfigError, match="sees no pictures"):
+        ask(load_local_model(str(folder)), question(writer_schema(1), picture=b"PNG"))

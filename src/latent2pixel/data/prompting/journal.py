@@ -17,6 +17,8 @@ def question_key(question: Question, *, model: str) -> str:
     """Return a digest of what a reply depends on, the server's address and the limit of its length aside."""
     parts = [model, question.system, question.user_message(), json.dumps(question.schema, sort_keys=True)]
     parts += [str(question.seed), str(question.temperature)]
+    if question.picture is not None:
+        parts.append(hashlib.sha256(question.picture).hexdigest())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
@@ -108,7 +110,7 @@ def _lock(file: FileIO, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StateError(
-            "Another process writes prompts into this folder",
+            "Another process writes replies into this folder",
             found=f"a lock on {path}",
             expected="one process a folder",
             fix="Wait for it or stop it; then the same command goes on.",

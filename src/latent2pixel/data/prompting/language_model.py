@@ -1,5 +1,6 @@
 """What the engine needs of a language model: one question in, one reply out, and two ways to fail."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ class Question:
     """One question: fixed instructions, and data that is never part of them."""
 
     task: str
-    """"write", "audit" or "expand"."""
+    """"write", "audit", "expand" or "look"."""
     system: str
     """Instructions, from a template alone."""
     data: Mapping[str, Any]
@@ -28,12 +29,17 @@ class Question:
     max_tokens: int
     places: tuple[tuple[str, int], ...] = ()
     """Sub-class of each item and its number there, for writers without a language model; no server is told."""
+    picture: bytes | None = None
+    """A PNG file that the question is about, for models that see."""
 
-    def messages(self, *, has_system: bool) -> list[dict[str, str]]:
+    def messages(self, *, has_system: bool) -> list[dict[str, Any]]:
         """Return the chat; without a system role the instructions stand before the data in one message."""
         if has_system:
-            return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user_message()}]
-        return [{"role": "user", "content": f"{self.system}\n\nThe data:\n{self.user_message()}"}]
+            return [
+                {"role": "system", "content": self.system},
+                {"role": "user", "content": self._with_picture(self.user_message())},
+            ]
+        return [{"role": "user", "content": self._with_picture(f"{self.system}\n\nThe data:\n{self.user_message()}")}]
 
     def user_message(self) -> str:
         """Return the data as JSON text in which no string can be read as a control token.
@@ -43,6 +49,13 @@ class Question:
         """
         text = json.dumps(self.data, ensure_ascii=False)
         return STRING.sub(lambda match: match[0].replace("<", "\\u003c").replace("[", "\\u005b"), text)
+
+    def _with_picture(self, text: str) -> str | list[dict[str, Any]]:
+        """Return what a message holds: plain text, or OpenAI's list of a picture and a text."""
+        if self.picture is None:
+            return text
+        url = f"data:image/png;base64,{base64.b64encode(self.picture).decode()}"
+        return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,18 @@ class LocalModel:
         return self._name
 
     async def ask(self, question: Question) -> Reply:
-        """Return one reply, of the schema's form unless it reaches the token limit first."""
+        """Return one reply, of the schema's form unless it reaches the token limit first.
+
+        Raises:
+            ConfigError: The question is about a picture.
+        """
+        if question.picture is not None:
+            raise ConfigError(
+                "The backend transformers sees no pictures",
+                found="a question about a picture",
+                expected="a model behind an endpoint",
+                fix="Serve a model that sees, and ask it by its address.",
+            )
         return await asyncio.to_thread(self._answer_alone, question)
 
     async def close(self) -> None:

@@ -52,6 +52,12 @@ class NewCategory(_Strict):
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
+class Answer(_Strict):
+    """What a model that sees says of a picture."""
+
+    answer: Literal["yes", "no"]
+
+
 Item = TypeVar("Item", WrittenPrompt, Verdict)
 
 
@@ -81,6 +87,27 @@ def auditor_schema(num: int) -> dict[str, Any]:
 def expander_schema() -> dict[str, Any]:
     """Return the schema of an expander's reply."""
     return _one_field("categories", {"type": "array", "items": {"type": "string"}})
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the schema of a reply to a question that is answered with yes or no."""
+    return _one_field("answer", {"type": "string", "enum": ["yes", "no"]})
+
+
+def read_answer(text: str) -> str:
+    """Return "yes" or "no" from a reply: its JSON object, or a reply that is nothing but the word.
+
+    Raises:
+        ReplyError: It says neither.
+    """
+    spoken = _spoken(text)
+    start = spoken.find("{")
+    try:
+        found = from_json(spoken[start : spoken.rfind("}") + 1]) if start >= 0 else {"answer": spoken.strip(" .!*\"'")}
+        word = found.get("answer") if isinstance(found, dict) else None
+        return Answer.model_validate({"answer": word.lower() if isinstance(word, str) else word}).answer
+    except ValueError as error:  # ValidationError is one too
+        raise ReplyError(f"neither yes nor no: {spoken[:120]}") from error
 
 
 def read_items(text: str, field: str, item_class: type[Item], *, num: int) -> dict[int, Item]:
@@ -138,13 +165,9 @@ def _one_field(name: str, value: dict[str, Any]) -> dict[str, Any]:
 def _list_in(text: str, field: str) -> list[Any]:
     """Return the list under a field of the first JSON object in a text.
 
-    Thinking models put thoughts before it, others a code fence or a greeting around it.
+    Some models put a code fence or a greeting around it.
     """
-    spoken = text.rsplit("</think>", 1)[-1].strip()
-    if REFUSAL.match(spoken):
-        raise ReplyError(f"the model refused: {spoken[:120]}")
-    if not spoken:
-        raise ReplyError("an empty reply")
+    spoken = _spoken(text)
     start = spoken.find("{")
     if start < 0:
         raise ReplyError(f"no JSON object in it: {spoken[:120]}")
@@ -160,3 +183,17 @@ def _list_in(text: str, field: str) -> list[Any]:
             raise ReplyError(f"a JSON object without the list {field!r}")
         return listed
     raise ReplyError(f"no valid JSON: {spoken[start : start + 120]}")
+
+
+def _spoken(text: str) -> str:
+    """Return a reply without the thoughts that thinking models put before it.
+
+    Raises:
+        ReplyError: It is empty, or a refusal.
+    """
+    spoken = text.rsplit("</think>", 1)[-1].strip()
+    if REFUSAL.match(spoken):
+        raise ReplyError(f"the model refused: {spoken[:120]}")
+    if not spoken:
+        raise ReplyError("an empty reply")
+    return spoken

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from latent2pixel.evaluate.geneval.names import TASKS
+from latent2pixel.evaluate.ratio_mean import ratio_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +47,5 @@ def six_task_mean(tasks: Mapping[str, TaskMean]) -> tuple[float | None, float | 
 
 
 def _mean(prompts: list[list[bool]]) -> TaskMean:
-    """Return the mean over pictures; its error is that of a ratio of sums over prompts.
-
-    With equally many pictures a prompt that is the standard deviation of the prompts' means over the root of their
-    number.
-
-    Source:
-        Cochran, "Sampling Techniques", 3rd edition, section 2.11 (variance of a ratio estimate).
-    """
-    num_images, num_prompts = sum(map(len, prompts)), len(prompts)
-    score = sum(map(sum, prompts)) / num_images
-    error = None
-    if num_prompts > 1:
-        squares = sum((sum(verdicts) - score * len(verdicts)) ** 2 for verdicts in prompts)
-        error = math.sqrt(squares * num_prompts / (num_prompts - 1)) / num_images
-    return TaskMean(score=score, standard_error=error, num_images=num_images, num_prompts=num_prompts)
+    score, error = ratio_mean(prompts)
+    return TaskMean(score=score, standard_error=error, num_images=sum(map(len, prompts)), num_prompts=len(prompts))

@@ -12,11 +12,11 @@ from latent2pixel.errors import DataError
 from latent2pixel.evaluate.geneval.clauses import Detection, Verdict, judge_detections, keep
 from latent2pixel.evaluate.geneval.colours import ColourClassifier
 from latent2pixel.evaluate.geneval.detector import Detector
-from latent2pixel.evaluate.geneval.journal import Journal
 from latent2pixel.evaluate.geneval.layout import NUM_SAMPLES, PromptFolder, read_prompt_folders
 from latent2pixel.evaluate.geneval.means import TaskMean, six_task_mean, task_means
 from latent2pixel.evaluate.geneval.prompts import OFFICIAL_DIGEST, GenEvalPrompt, digest_of
 from latent2pixel.evaluate.geneval.six_tasks import SIX_TASKS, load_six_tasks
+from latent2pixel.evaluate.journal import Journal
 from latent2pixel.io.images import load_bytes
 
 RULES = 1
