@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,24 @@ def _evaluate_once(
 ) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     # Before anything is drawn: hours of drawing must not end in a missing file.
-    suite, networks = open_suite(config, device=device), open_networks(config, device=device)
-    _require_measure(suite, models)
-    sides = draw_sides(models, suite.prompts, out, config=config, device=device, announce=announce)
+    networks = open_networks(config, device=device)
+    with closing(open_suite(config, device=device)) as suite:
+        _require_measure(suite, models)
+        sides = draw_sides(models, suite.prompts, out, config=config, device=device, announce=announce)
+        return _measure(models, sides, suite, networks, out, config=config, announce=announce)
+
+
+def _measure(
+    models: Models,
+    sides: Sides,
+    suite: Suite,
+    networks: Networks,
+    out: Path,
+    *,
+    config: EvaluationConfig,
+    announce: Callable[[str], object],
+) -> dict[str, Any]:
+    """Judge and compare pictures, and write everything that is found."""
     judged: list[Judged] = []
     judgements: dict[Side, Judgement] = {}
     problems = list(sides.problems)

@@ -33,6 +33,8 @@ class Suite:
     prompts: Sequence[Prompt]
     judge: Judge | None
     """None: there is no right and wrong, the pictures are only compared."""
+    close: Callable[[], object] = lambda: None
+    """Called when all is judged: for a judge that is a process or a connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
