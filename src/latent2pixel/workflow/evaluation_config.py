@@ -1,6 +1,7 @@
 """Settings of ``l2p evaluate``."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.evaluate.geneval.colours import CLASSIFIER
@@ -15,7 +16,8 @@ class EvaluationConfig:
     """Set of prompts with their judge; ``SUITES`` in ``suites.py`` lists them."""
     prompts: str | None = None
     """File of the prompts. For "geneval" in its own format; None takes ``evaluation_metadata.jsonl`` where the command
-    runs. For "prompts" JSON lines as ``l2p data prompts`` writes them. Other suites bring theirs."""
+    runs. For "dpg" its table, with the prompts beside it; None takes ``dpg/dpg_bench.csv``. For "prompts" JSON lines as
+    ``l2p data prompts`` writes them. Other suites bring theirs."""
     level: str = "easy"
     """Level of the world."""
     num_prompts: int | None = None
@@ -38,6 +40,20 @@ class EvaluationConfig:
     """GenEval's detector: a folder, or the id of a downloaded repository."""
     colours: str = CLASSIFIER
     """GenEval's CLIP for colours, likewise."""
+    dpg_judge: Literal["mplug", "vlm"] = "mplug"
+    """DPG-Bench's judge: its own, or a vision-language model behind an endpoint, which is another benchmark."""
+    mplug_python: str = "mplug-env/bin/python"
+    """Interpreter of mPLUG's environment; docs/dpg-bench.md says how to make it."""
+    mplug_weights: str = "mplug-weights"
+    """Folder of mPLUG's weights."""
+    mplug_backend: Literal["modelscope", "dpg_evaluator"] = "modelscope"
+    """Package that runs mPLUG in its environment."""
+    mplug_device: str = "cpu"
+    """Device of mPLUG, as its package calls it."""
+    vlm_model: str | None = None
+    """Name of the vision-language model at its endpoint."""
+    vlm_base_url: str | None = None
+    """Address of the endpoint, such as http://localhost:8000/v1; None takes OpenAI's. The key is in OPENAI_API_KEY."""
     network: str = "filters"
     """Features of FID, KID and diversity: "filters", "inception", "transformer" (CLIP, DINOv2) or "exported"."""
     network_path: str | None = None

@@ -6,8 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from latent2pixel.data.prompting.openai_model import OpenAIModel
+from latent2pixel.data.prompting.settings import AskSettings
 from latent2pixel.data.prompts import Prompt, load_prompts
 from latent2pixel.errors import ConfigError
+from latent2pixel.evaluate.dpg.bench import OFFICIAL_NAME as DPG_NAME
+from latent2pixel.evaluate.dpg.bench import load_dpg
+from latent2pixel.evaluate.dpg.grids import NUM_SAMPLES, require_grid
+from latent2pixel.evaluate.dpg.images import first_prompts, judge_grids
+from latent2pixel.evaluate.dpg.worker_judge import start_mplug
 from latent2pixel.evaluate.geneval.colours import load_colours
 from latent2pixel.evaluate.geneval.detector import load_detector
 from latent2pixel.evaluate.geneval.images import judge_images
@@ -15,7 +22,9 @@ from latent2pixel.evaluate.geneval.prompts import OFFICIAL_NAME, GenEvalPrompt, 
 from latent2pixel.evaluate.geneval.six_tasks import SIX_TASKS, load_six_tasks
 from latent2pixel.evaluate.pairs import ListedImages
 from latent2pixel.evaluate.scores import Judgement
+from latent2pixel.workflow.dpg_prompts import dpg_prompts
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
+from latent2pixel.workflow.vlm_judge import VLMJudge
 from latent2pixel.workflow.world_judge import judge_world
 from latent2pixel.workflow.world_prompts import heldout_prompts
 from latent2pixel.world.levels import require_level
@@ -23,6 +32,8 @@ from latent2pixel.world.levels import require_level
 Judge = Callable[[ListedImages, Path], Judgement]
 """From the pictures of one side and a folder of its own to a judgement. The folder keeps what was judged: the same call
 again goes on."""
+DPG_TABLE = f"dpg/{DPG_NAME}"
+"""Where the table is looked for, and downloaded to."""
 Value = TypeVar("Value")
 
 
@@ -117,6 +128,44 @@ def _six_tasks(prompts: list[GenEvalPrompt], config: EvaluationConfig, device: s
     )
 
 
+def _dpg(config: EvaluationConfig, _device: str) -> Suite:
+    bench = first_prompts(load_dpg(Path(config.prompts or DPG_TABLE)), config.num_prompts)
+    assert config.seeds_per_prompt is not None
+    require_grid(config.seeds_per_prompt)
+    score = partial(judge_grids, bench=bench, num_samples=config.seeds_per_prompt, side_px=config.image_size_px)
+    prompts = dpg_prompts(bench)
+    if config.dpg_judge == "mplug":
+        mplug = start_mplug(
+            Path(config.mplug_python),
+            Path(config.mplug_weights),
+            backend=config.mplug_backend,
+            device=config.mplug_device,
+        )
+        return Suite(prompts=prompts, judge=lambda listed, folder: score(listed, folder, mplug), close=mplug.close)
+    model = _open_vlm(config)
+
+    def ask(listed: ListedImages, folder: Path) -> Judgement:
+        with VLMJudge(model(), folder / "replies.jsonl") as judge:
+            return score(listed, folder, judge)
+
+    return Suite(prompts=prompts, judge=ask)
+
+
+def _open_vlm(config: EvaluationConfig) -> Callable[[], OpenAIModel]:
+    """Return what opens the model: each side has connections and replies of its own."""
+    if config.vlm_model is None:
+        raise ConfigError(
+            "DPG-Bench has no model to ask",
+            found="dpg_judge = vlm, vlm_model = None",
+            expected="the name of a model that sees pictures, and vlm_base_url where it is not OpenAI's",
+            fix="Set vlm_model, or take the official judge with dpg_judge=mplug.",
+        )
+    timeout_s = AskSettings().timeout_s
+    opens = partial(OpenAIModel, config.vlm_model, base_url=config.vlm_base_url, timeout_s=timeout_s)
+    opens()  # a missing key or package is told before anything is drawn
+    return opens
+
+
 def _own_prompts(config: EvaluationConfig, _device: str) -> Suite:
     # Two folders of images need no prompts; who draws without any is told so.
     prompts = [] if config.prompts is None else load_prompts(Path(config.prompts))
@@ -139,6 +188,7 @@ SUITES: dict[str, SuiteKind] = {
     "world": SuiteKind(open=_world, num_prompts=120, seeds_per_prompt=2, image_size_px=64, num_steps=16),
     "geneval": SuiteKind(open=_geneval, seeds_per_prompt=4, image_size_px=1024, num_steps=30),
     SIX_TASKS: SuiteKind(open=_own_six_tasks, seeds_per_prompt=4, image_size_px=1024, num_steps=30),
+    "dpg": SuiteKind(open=_dpg, seeds_per_prompt=NUM_SAMPLES, image_size_px=1024, num_steps=30),
     "prompts": SuiteKind(open=_own_prompts, seeds_per_prompt=2, image_size_px=1024, num_steps=30),
 }
 """Name -> suite. The world takes what its shipped source was made for; the others what ``l2p data synthesize`` takes,
