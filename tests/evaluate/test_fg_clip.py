@@ -10,7 +10,10 @@ from tests.tiny.parts import tokenizer
 from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 
 from latent2pixel.errors import CheckpointError, ConfigError
-from latent2pixel.evaluate.fg_clip import load_fg_clip, long_mode_weights, max_patches
+from latent2pixel.evaluate.fg_clip import FgClipScorer, load_fg_clip, long_mode_weights, max_patches
+from latent2pixel.report.comparison_numbers import meanings_of
+from latent2pixel.workflow.evaluation_config import EvaluationConfig
+from latent2pixel.workflow.evaluation_networks import open_networks
 
 WIDTH, KEEP_LEN, LONG, SHORT = 16, 3, 10, 6
 LAYERS = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -166,3 +169,11 @@ def test_a_folder_without_readers_is_refused(folder, pattern):
         path.unlink()
     with pytest.raises(CheckpointError, match="does not say how texts and pictures are read"):
         load_fg_clip(folder)
+
+
+def test_an_evaluation_takes_it_by_its_folder_and_explains_it(folder, tmp_path):
+    networks = open_networks(EvaluationConfig(clip=str(folder)), device="cpu")
+    assert isinstance(networks.clip, FgClipScorer)
+    assert meanings_of({networks.clip.name: {"source": {}, "pixel": {}}})[0][0] == "fg-clip2-long"
+    other = open_networks(EvaluationConfig(clip=str(save_tiny_clip(tmp_path / "tiny-clip"))), device="cpu").clip
+    assert not isinstance(other, FgClipScorer)

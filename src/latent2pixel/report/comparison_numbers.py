@@ -15,6 +15,7 @@ MEANINGS = {
     "pair-distance": "Mean distance between the two pictures of a pair.",
     "is": "Inception score: how sure the classes are, and how many there are.",
     "clip": "CLIP score: 100 times the cosine of picture and prompt.",
+    "fg-clip2-long": "FG-CLIP 2's score for long prompts: 100 times the cosine of picture and prompt.",
     "diversity": "Mean distance between the pictures of one prompt.",
     "patch_grid": "Steps between pixels at the patches' borders over those within; 1 where no grid shows.",
     "spectrum": "Power between these frequencies, in cycles a pixel; a ratio below 1 is blur, above 1 noise or edges.",

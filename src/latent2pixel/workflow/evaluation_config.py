@@ -59,7 +59,7 @@ class EvaluationConfig:
     network_path: str | None = None
     """File or folder of the network; the filters need none."""
     clip: str | None = None
-    """Folder of a CLIP for the CLIP score; None leaves it out."""
+    """Folder of a CLIP, or of an FG-CLIP 2 for long prompts, for the CLIP score; None leaves it out."""
     distance: str | None = None
     """Exported distance of two images, such as LPIPS (.pt2), for diversity and for the worst and best pairs; None takes
     the network's features for the pairs."""

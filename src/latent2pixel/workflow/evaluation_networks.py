@@ -9,6 +9,8 @@ from latent2pixel.errors import ConfigError
 from latent2pixel.evaluate.clip_score import ClipScorer, load_clip
 from latent2pixel.evaluate.diversity import ImageDistance
 from latent2pixel.evaluate.features import LOADERS, FeatureNetwork
+from latent2pixel.evaluate.fg_clip import load_fg_clip
+from latent2pixel.io.pipeline_folder import read_json
 from latent2pixel.workflow.evaluation_config import EvaluationConfig
 
 
@@ -46,9 +48,15 @@ def open_networks(config: EvaluationConfig, *, device: torch.device | str) -> Ne
     path = None if config.network_path is None else Path(config.network_path)
     return Networks(
         network=LOADERS[config.network](path, device=device),
-        clip=None if config.clip is None else load_clip(Path(config.clip), device=device),
+        clip=None if config.clip is None else _open_clip(Path(config.clip), device=device),
         distance=None if config.distance is None else _open_distance(Path(config.distance), device=device),
     )
+
+
+def _open_clip(folder: Path, *, device: torch.device | str) -> ClipScorer:
+    path = folder / "config.json"
+    is_fg_clip = path.is_file() and read_json(path).get("model_type") == "fgclip2"
+    return (load_fg_clip if is_fg_clip else load_clip)(folder, device=device)
 
 
 def _open_distance(path: Path, *, device: torch.device | str) -> ImageDistance:
