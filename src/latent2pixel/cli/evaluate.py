@@ -8,7 +8,8 @@ import typer
 
 SUITE_HELP = (
     "world: held-out captions of the miniature, and its verifier. geneval: its published prompts, a detector. "
-    "l2p-six-tasks: our own prompts of the same tasks. dpg: DPG-Bench. prompts: yours (--set prompts=FILE), compared without a judge."
+    "l2p-six-tasks: our own prompts of the same tasks. dpg: DPG-Bench. "
+    "prompts: yours (--set prompts=FILE), compared without a judge."
 )
 
 
