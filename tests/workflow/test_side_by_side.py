@@ -101,9 +101,14 @@ def test_a_broken_picture_is_counted_and_neither_scored_nor_dropped(true_folders
     assert sorted(told) == [
         ("pixel", "3.png", "broken"),
         ("pixel", "5.png", "no partner"),
+        ("source", "3.png", "no partner"),
         ("source", "5.png", "missing"),
     ]
     assert result["pairs"] == 10
+    # Without a judge the comparison finds the same.
+    compared = evaluate(source, pixel, tmp_path / "compared", config=EvaluationConfig(suite="prompts"))
+    for key in ("problems", "pairs", "comparison", "pictures"):
+        assert compared[key] == result[key], key
     assert sum(row["pixel"]["num_images"] for row in result["tasks"].values()) == 10
 
 
