@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from tests.workflow.true_pictures import LEVEL, write_true_pictures
 
 from latent2pixel.errors import ConfigError, DataError, StateError
@@ -101,10 +102,24 @@ def test_a_broken_picture_is_counted_and_neither_scored_nor_dropped(true_folders
     assert sorted(told) == [
         ("pixel", "3.png", "broken"),
         ("pixel", "5.png", "no partner"),
+        ("source", "3.png", "no partner"),
         ("source", "5.png", "missing"),
     ]
     assert result["pairs"] == 10
+    # Without a judge the comparison finds the same.
+    compared = evaluate(source, pixel, tmp_path / "compared", config=EvaluationConfig(suite="prompts"))
+    for key in ("problems", "pairs", "comparison", "pictures"):
+        assert compared[key] == result[key], key
     assert sum(row["pixel"]["num_images"] for row in result["tasks"].values()) == 10
+
+
+def test_a_pair_of_two_sizes_is_told_and_not_scored(true_folders, tmp_path):
+    source, pixel = true_folders
+    Image.open(pixel / "4.png").resize((128, 128)).save(pixel / "4.png")
+    result = evaluate(source, pixel, tmp_path / "out", config=EvaluationConfig())
+    told = [(problem["side"], problem["file"], problem["kind"]) for problem in result["problems"]]
+    assert told == [("pixel", "4.png", "other size"), ("source", "4.png", "other size")]
+    assert result["pairs"] == sum(row["pixel"]["num_images"] for row in result["tasks"].values()) == 11
 
 
 def test_one_folder_alone_is_judged(true_folders, tmp_path):

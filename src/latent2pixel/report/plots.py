@@ -134,7 +134,7 @@ def ratios_plot(groups: Sequence[str], points: Sequence[Point], *, label: str, x
         seen = seen[np.isfinite(seen) & (seen > 0)]
         # At least from a half to two: without it rounding would fill the figure where both are alike.
         axes.set_yscale("log", base=2)
-        axes.set_ylim(min(0.5, *(0.9 * seen)), max(2.0, *(1.1 * seen)))
+        axes.set_ylim(min([0.5, *(0.9 * seen)]), max([2.0, *(1.1 * seen)]))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel(label)
 

@@ -116,6 +116,9 @@ def _measure(
     if "source" in sides.images:
         announce("the pictures are compared")
         compared = _compare(sides, networks, config=config)
+        # A picture that only decoding shows to be broken, and its partner, where no judge has looked.
+        told = {(problem.side, problem.file) for problem in problems}
+        problems += [Problem(**one) for one in compared["problems"] if (one["side"], one["file"]) not in told]
     result: dict[str, Any] = {
         **_names(models),
         "settings": asdict(config),
@@ -123,7 +126,7 @@ def _measure(
         "judges": {side: judgement.record for side, judgement in judgements.items()},
         "manifests": sides.manifests(),
         "pictures": dict(sides.num_listed),
-        "pairs": len(judged) if suite.judge is not None else len(sides.keys),
+        "pairs": len(judged) if compared is None or suite.judge is not None else compared["num_pairs"],
         "problems": [problem.as_json() for problem in sorted(problems, key=problem_order)],
         "comparison": compared and {key: compared[key] for key in KEPT},
     }

@@ -101,6 +101,14 @@ def test_a_picture_that_is_gone_leaves_no_trace_in_the_layout(images, tmp_path):
     assert [len(part.images) for part in read_prompt_folders(tmp_path / "images")] == [1] * len(PROMPTS)
 
 
+def test_pictures_of_a_prompt_are_numbered_by_their_seeds(images, tmp_path):
+    places = lay_out(images, PROMPTS, tmp_path / "images")
+    assert places["00001/samples/00000.png"] == (PROMPTS[1].prompt, 7)
+    assert places["00001/samples/00001.png"] == (PROMPTS[1].prompt, 900)
+    for place, key in places.items():
+        assert (tmp_path / "images" / place).read_bytes() == images[key].read_bytes()
+
+
 def test_other_prompts_and_doubled_ones_are_refused(images, tmp_path):
     with pytest.raises(DataError, match="no prompt of this benchmark") as error:
         judge(images, tmp_path / "judged", prompts=PROMPTS[1:])
