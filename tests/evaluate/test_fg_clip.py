@@ -10,10 +10,10 @@ from tests.tiny.parts import tokenizer
 from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
 
 from latent2pixel.errors import CheckpointError, ConfigError
-from latent2pixel.evaluate.fg_clip import FgClipScorer, load_fg_clip, long_mode_weights, max_patches
-from latent2pixel.report.comparison_numbers import meanings_of
-from latent2pixel.workflow.evaluation_config import EvaluationConfig
-from latent2pixel.workflow.evaluation_networks import open_networks
+from latent2pixel.evaluate.compare import ComparisonSettings, compare_folders
+from latent2pixel.evaluate.fg_clip import load_fg_clip, long_mode_weights, max_patches
+from latent2pixel.io.images import save_image
+from latent2pixel.io.records import write_records
 
 WIDTH, KEEP_LEN, LONG, SHORT = 16, 3, 10, 6
 LAYERS = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -141,6 +141,22 @@ def test_other_folders_are_refused_with_the_way_to_the_right_one(folder, tmp_pat
     assert error.value.found == "model_type 'clip'"
 
 
+def test_a_comparison_of_folders_takes_it_as_its_clip(folder, tmp_path):
+    for side in ("source", "pixel"):
+        for number, image_CHW in enumerate(images()):
+            save_image(tmp_path / side / f"{number}.png", image_CHW)
+        records = [{"file_name": f"{number}.png", "prompt": PROMPTS[number], "seed": 0} for number in range(2)]
+        write_records(tmp_path / side / "metadata.jsonl", records)
+    scorer = load_fg_clip(folder)
+    settings = ComparisonSettings(num_crops=1)
+    result = compare_folders(tmp_path / "source", tmp_path / "pixel", settings=settings, clip=scorer)
+    told = result["results"]["fg-clip2-long/tiny-fg-clip2"]
+    # Pictures lie on disk as bytes, as the network reads them, so nothing is lost on the way.
+    assert told["source"]["value"] == pytest.approx(scorer.scores(images(), PROMPTS).mean().item(), rel=1e-5)
+    assert told["pixel_over_source"]["value"] == 1.0
+    assert told["num_truncated"] == 0
+
+
 def changed(folder, change):
     weights = load_file(folder / "model.safetensors")
     change(weights)
@@ -169,11 +185,3 @@ def test_a_folder_without_readers_is_refused(folder, pattern):
         path.unlink()
     with pytest.raises(CheckpointError, match="does not say how texts and pictures are read"):
         load_fg_clip(folder)
-
-
-def test_an_evaluation_takes_it_by_its_folder_and_explains_it(folder, tmp_path):
-    networks = open_networks(EvaluationConfig(clip=str(folder)), device="cpu")
-    assert isinstance(networks.clip, FgClipScorer)
-    assert meanings_of({networks.clip.name: {"source": {}, "pixel": {}}})[0][0] == "fg-clip2-long"
-    other = open_networks(EvaluationConfig(clip=str(save_tiny_clip(tmp_path / "tiny-clip"))), device="cpu").clip
-    assert not isinstance(other, FgClipScorer)

@@ -32,7 +32,8 @@ DOWNLOADS = {
     "dpg_evaluator": f"hf download {MIRROR} --local-dir {{folder}}",
 }
 START_S, ANSWER_S = 900.0, 1800.0
-"""Longest waits for the network to load, and for the answers to one grid: some 50 questions, each a second on a CPU."""
+"""Longest waits for the network to load, and for the answers about one grid: only a process that hangs should meet
+them, so they leave room for a slow disk, and for minutes of answers on a CPU."""
 TAIL = 2000
 """Characters of a process's last words that an error repeats."""
 
