@@ -198,7 +198,7 @@ def test_several_runs_of_a_folder_are_refused(true_folders, tmp_path):
 
 
 def test_unknown_suite_is_refused(true_folders, tmp_path):
-    with pytest.raises(ConfigError, match=r"geneval, l2p-six-tasks, prompts"):
+    with pytest.raises(ConfigError, match=r"world, geneval, l2p-six-tasks"):
         evaluate(*true_folders, tmp_path, config=EvaluationConfig(suite="gen-eval"))
 
 
