@@ -92,3 +92,16 @@ def test_import_is_light(code):
     script = f"{code}; import sys; print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_evaluation_never_imports_the_trainer():
+    """Nor does what it imports: an evaluation reads pictures and their records, whoever made them."""
+    names = sorted(module_name(path) for path in FILES if room(path) == "evaluate")
+    assert "latent2pixel.evaluate.compare" in names
+    names.append("latent2pixel.workflow.side_by_side")
+    script = (
+        f"import importlib, sys; [importlib.import_module(name) for name in {names}]; "
+        "print([m for m in sys.modules if m.startswith('latent2pixel.train')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from latent2pixel.evaluate.compare import ComparisonSettings, compare_folders
 from latent2pixel.evaluate.diversity import feature_diversity, image_diversity
 from latent2pixel.evaluate.features import FeatureNetwork, load_filters
 from latent2pixel.evaluate.filter_features import filter_features
-from latent2pixel.evaluate.pairs import pair_folders
+from latent2pixel.evaluate.pairs import list_images, pair_folders
 from latent2pixel.evaluate.patch_grid import patch_grid_ratio
 from latent2pixel.evaluate.spectrum import band_power
 from latent2pixel.io.images import load_image, save_image
@@ -228,6 +228,52 @@ def test_given_networks_are_used_and_named(folders, tmp_path):
     assert record["left_out"] == {}
 
 
+def test_every_pair_has_its_distance(folders):
+    """That of the features, or the given one; the record's mean is theirs."""
+    source, pixel = folders
+    images = [torch.stack([load_image(folder / f"{index}.png") for index in range(6)]) for folder in (source, pixel)]
+    features = [filter_features(images_BCHW) for images_BCHW in images]
+    record = compare(source, pixel)
+    assert [(pair["prompt"], pair["seed"]) for pair in record["pairs"]] == sorted(
+        (p, s) for p in PROMPTS for s in SEEDS
+    )
+    expected = (features[0] - features[1]).norm(dim=1).tolist()
+    found = {(pair["prompt"], pair["seed"]): pair["distance"] for pair in record["pairs"]}
+    assert [found[prompt, seed] for prompt in PROMPTS for seed in SEEDS] == pytest.approx(expected, rel=1e-5)
+    assert record["results"]["pair-distance/filters-v1"]["value"] == pytest.approx(sum(expected) / 6)
+    # Not symmetric on purpose: the pixel model's picture comes first, as a training run gives its predictions.
+    record = compare(source, pixel, distance=lambda a, b: (2 * a - b).mean((1, 2, 3)))
+    expected = (2 * images[1] - images[0]).mean((1, 2, 3)).tolist()
+    found = {(pair["prompt"], pair["seed"]): pair["distance"] for pair in record["pairs"]}
+    assert [found[prompt, seed] for prompt in PROMPTS for seed in SEEDS] == pytest.approx(expected, abs=1e-6)
+    assert "pair-distance/images" in record["results"]
+
+
+def test_without_crops_their_distances_are_left_out_with_the_reason(folders):
+    record = compare_folders(*folders, settings=ComparisonSettings(num_crops=0))
+    assert not [name for name in record["results"] if "-patch/" in name]
+    assert {name for name in record["left_out"] if "-patch/" in name} == {
+        "fid-patch/filters-v1",
+        "mmd-patch/filters-v1",
+    }
+    whole = compare_folders(*folders, settings=ComparisonSettings(num_crops=2))["results"]
+    assert record["results"]["fid/filters-v1"] == whole["fid/filters-v1"]
+
+
+def test_one_folder_is_listed_with_what_is_wrong(folders):
+    _, pixel = folders
+    (pixel / "1.png").unlink()
+    (pixel / "2.png").write_bytes(b"no picture")
+    listed = list_images(pixel, "model")
+    assert listed.num_listed == 6
+    assert list(listed.paths) == sorted(listed.paths)
+    assert listed.paths[PROMPTS[0], 0] == pixel / "0.png"
+    assert [(one.side, one.file, one.kind) for one in listed.problems] == [
+        ("model", "1.png", "missing"),
+        ("model", "2.png", "broken"),
+    ]
+
+
 def test_diversity_by_hand():
     """Corners of a 3-4-5 triangle; a distance that is not symmetric counts in both directions."""
     assert feature_diversity(torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])) == pytest.approx(4)
@@ -268,8 +314,8 @@ def test_settings_that_do_not_fit_the_images_are_refused(folders, settings, erro
 
 
 def test_settings_are_checked():
-    with pytest.raises(ConfigError, match="num_crops = 0"):
-        ComparisonSettings(num_crops=0)
+    with pytest.raises(ConfigError, match="num_crops = -1"):
+        ComparisonSettings(num_crops=-1)
 
 
 def test_nothing_to_compare_is_told_with_its_first_reason(folders, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from latent2pixel.errors import DataError
-from latent2pixel.evaluate.uncertainty import bootstrap_mean, over_runs, retention, retention_of_tasks
+from latent2pixel.evaluate.uncertainty import bootstrap_mean, mean_of_tasks, over_runs, retention, retention_of_tasks
 
 
 def generator(seed=0):
@@ -95,6 +95,20 @@ def test_retention_of_tasks_is_a_macro_mean():
     assert score.num_images == 8
 
 
+def test_mean_of_tasks_weighs_tasks_alike_and_draws_within_them():
+    """Task b has three times the prompts; errors of independent tasks add up by squares."""
+    values = [1.0, 0.0, 1.0, 1.0] + [0.25, 0.75] * 6
+    tasks = ["a"] * 4 + ["b"] * 12
+    names = [str(index) for index in range(16)]
+    by_task, score = mean_of_tasks(values, names, tasks, generator=generator())
+    assert (by_task["a"].value, by_task["b"].value, score.value) == (0.75, 0.5, 0.625)
+    assert by_task["a"] == bootstrap_mean(values[:4], names[:4], generator=generator())
+    expected = math.hypot(by_task["a"].standard_error, by_task["b"].standard_error) / 2
+    assert score.standard_error == pytest.approx(expected, rel=0.05)
+    assert score.low < score.value < score.high
+    assert (score.num_images, score.num_prompts) == (16, 16)
+
+
 def test_spread_over_runs():
     assert over_runs([0.97, 0.94, 0.83]) == {
         "mean": pytest.approx(0.91333, abs=1e-5),
@@ -112,6 +126,7 @@ def test_spread_over_runs():
         lambda: bootstrap_mean([1.0, math.nan], ["a", "b"], generator=generator()),
         lambda: retention([1.0], [math.inf], ["a"], generator=generator()),
         lambda: over_runs([]),
+        lambda: mean_of_tasks([], [], [], generator=generator()),
     ],
 )
 def test_what_is_no_number_is_refused(call):

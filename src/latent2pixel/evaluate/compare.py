@@ -40,7 +40,8 @@ class ComparisonSettings:
     patch_size: int | None = None
     """Pixels along a patch of the pixel model, for the patch-grid ratio; None leaves that out."""
     num_crops: int = 20
-    """Random crops of each image for FID-patch and patch MMD, the same places in both images of a pair."""
+    """Random crops of each image for FID-patch and patch MMD, the same places in both images of a pair; 0 leaves both
+    out."""
     crop_px: int | None = None
     """Side of a crop. None takes 299 where every image is at least twice as large, otherwise half of the shortest
     side."""
@@ -48,7 +49,7 @@ class ComparisonSettings:
     """Pairs in memory at a time; the result is the same but for rounding."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_crops", 1), ("batch_size", 1), ("crop_px", 1), ("patch_size", 2)):
+        for name, least in (("num_crops", 0), ("batch_size", 1), ("crop_px", 1), ("patch_size", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(
@@ -79,11 +80,13 @@ def compare_folders(
         settings: Seeds, crops, patch size; None takes the defaults.
         network: Gives the features of FID, KID and diversity; None takes the fixed filters, which need no download.
         clip: Scores images against prompts; None leaves that out.
-        distance: Of two images, such as LPIPS, for seed diversity; None leaves that out.
+        distance: Of two images, such as LPIPS, for seed diversity and between the images of a pair; None leaves the
+            diversity out, and takes the network's features for the pairs.
 
     Returns:
         An object that ``json.dumps`` takes as it is. Every image that is in no number is listed under "problems" with
-        its name; every measurement that was not made, under "left_out" with its reason.
+        its name; every measurement that was not made, under "left_out" with its reason; under "pairs" how far apart the
+        images of each pair are.
 
     Raises:
         DataError: Fewer than two pairs, images that are too small, or a folder without records.
@@ -96,8 +99,8 @@ def compare_folders(
     crop_px = _crop_px(pairs, settings)
     _require_whole_patches(pairs, settings.patch_size)
     stream = PairStream(
-        network=network, clip=clip, patch_size=settings.patch_size, num_crops=settings.num_crops, crop_px=crop_px,
-        num_pairs=len(pairs), seed=settings.seed,
+        network=network, clip=clip, distance=distance, patch_size=settings.patch_size, num_crops=settings.num_crops,
+        crop_px=crop_px, num_pairs=len(pairs), seed=settings.seed,
     )  # fmt: skip
     for batch, source_BCHW, pixel_BCHW in load_pairs(pairs, folders, batch_size=settings.batch_size, problems=problems):
         stream.add(batch, source_BCHW, pixel_BCHW)
@@ -117,11 +120,9 @@ def compare_folders(
         "num_listed": dict(listed),
         "num_pairs": len(stream.pairs),
         "num_prompts": len({pair.prompt for pair in stream.pairs}),
-        "num_problems": {
-            side: dict(sorted(Counter(problem.kind for problem in problems if problem.side == side).items()))
-            for side in folders
-        },
+        "num_problems": {side: _count_kinds(problems, side) for side in folders},
         "problems": [problem.as_json() for problem in problems],
+        "pairs": _distances_of_pairs(stream),
         "results": results,
         "left_out": left_out,
     }
@@ -131,8 +132,10 @@ def _results(
     stream: PairStream, *, settings: ComparisonSettings, clip: ClipScorer | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the numbers by name, and the reason of each one that is not there."""
-    name, seed, left_out = stream.network.name, settings.seed, {}
+    name, seed = stream.network.name, settings.seed
+    left_out: dict[str, str] = {}
     prompts = [pair.prompt for pair in stream.pairs]
+    between, distances = stream.distances()
     bands_N2K = torch.cat(stream.bands)
     results: dict[str, Any] = {
         "spectrum": {band: _both(bands_N2K[..., index], prompts, seed=seed) for index, band in enumerate(BAND_NAMES)}
@@ -140,11 +143,12 @@ def _results(
     source_ND, pixel_ND = torch.cat(stream.features).unbind(1)
     results[f"fid/{name}"] = stream.frechet.result()
     results[f"kid/{name}"] = polynomial_mmd(source_ND, pixel_ND, generator=_generator(seed, "kid"))
-    crops = {"num_crops": settings.num_crops, "crop_px": stream.crop_px, "seed": seed}
-    results[f"fid-patch/{name}"] = {**stream.frechet_of_crops.result(), **crops}
-    source_MD, pixel_MD = torch.cat(stream.crop_features).unbind(1)
-    kept = polynomial_mmd(source_MD, pixel_MD, generator=_generator(seed, "mmd-patch"))
-    results[f"mmd-patch/{name}"] = {**kept, **crops, "num_crops": stream.num_kept_crops}
+    mean = bootstrap_mean(distances, prompts, generator=_generator(seed, "bootstrap"))
+    results[f"pair-distance/{between}"] = asdict(mean)
+    if settings.num_crops:
+        results |= _of_crops(stream, seed=seed)
+    else:
+        left_out |= dict.fromkeys((f"fid-patch/{name}", f"mmd-patch/{name}"), "no crops were asked for (num_crops)")
     if stream.logits:
         logits_N2K = torch.cat(stream.logits)
         splits = NUM_SPLITS if len(logits_N2K) >= MIN_SPLIT_IMAGES else 1
@@ -172,6 +176,30 @@ def _results(
     else:
         left_out["diversity"] = "no prompt has two pairs"
     return results, left_out
+
+
+def _distances_of_pairs(stream: PairStream) -> list[dict[str, Any]]:
+    """Return how far apart the images of each pair are, for whoever wants to look at the worst."""
+    _, distances = stream.distances()
+    return [
+        {"prompt": pair.prompt, "seed": pair.seed, "distance": distance}
+        for pair, distance in zip(stream.pairs, distances, strict=True)
+    ]
+
+
+def _count_kinds(problems: Sequence[Problem], side: Side) -> dict[str, int]:
+    return dict(sorted(Counter(problem.kind for problem in problems if problem.side == side).items()))
+
+
+def _of_crops(stream: PairStream, *, seed: int) -> dict[str, Any]:
+    """Return the distances between crops."""
+    crops = {"num_crops": stream.num_crops, "crop_px": stream.crop_px, "seed": seed}
+    source_MD, pixel_MD = torch.cat(stream.crop_features).unbind(1)
+    kept = polynomial_mmd(source_MD, pixel_MD, generator=_generator(seed, "mmd-patch"))
+    return {
+        f"fid-patch/{stream.network.name}": {**stream.frechet_of_crops.result(), **crops},
+        f"mmd-patch/{stream.network.name}": {**kept, **crops, "num_crops": stream.num_kept_crops},
+    }
 
 
 def _both(values_N2: Tensor, prompts: Sequence[str], *, seed: int) -> dict[str, Any]:

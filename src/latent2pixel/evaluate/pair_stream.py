@@ -12,6 +12,7 @@ from torch import Tensor
 from latent2pixel.errors import DataError
 from latent2pixel.evaluate.clip_score import ClipScorer
 from latent2pixel.evaluate.distances import FrechetDistance, crop_corners, crops
+from latent2pixel.evaluate.diversity import ImageDistance
 from latent2pixel.evaluate.features import FeatureNetwork
 from latent2pixel.evaluate.pairs import Pair
 from latent2pixel.evaluate.patch_grid import patch_grid_ratio
@@ -29,8 +30,9 @@ class PairStream:
     Args:
         network: Gives the features.
         clip: Scores images against prompts, or None.
+        distance: Between the images of a pair, or None.
         patch_size: Patch of the grid ratio, or None.
-        num_crops: Crops of each image.
+        num_crops: Crops of each image, 0 for none.
         crop_px: Their side.
         num_pairs: Pairs that will come, at most.
         seed: Of the crops.
@@ -41,13 +43,14 @@ class PairStream:
         *,
         network: FeatureNetwork,
         clip: ClipScorer | None,
+        distance: ImageDistance | None,
         patch_size: int | None,
         num_crops: int,
         crop_px: int,
         num_pairs: int,
         seed: int,
     ) -> None:
-        self.network, self.clip, self.patch_size = network, clip, patch_size
+        self.network, self.clip, self.distance, self.patch_size = network, clip, distance, patch_size
         self.num_crops, self.crop_px, self.seed = num_crops, crop_px, seed
         self.num_kept_crops = max(1, min(num_crops, MAX_KEPT_CROPS // num_pairs))
         self.pairs: list[Pair] = []
@@ -56,6 +59,7 @@ class PairStream:
         self.crop_features: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.clip_scores: list[Tensor] = []
+        self.image_distances: list[Tensor] = []
         self.patch_grid: list[list[float] | None] = []
 
     def add(self, pairs: list[Pair], source_BCHW: Tensor, pixel_BCHW: Tensor) -> None:
@@ -72,10 +76,21 @@ class PairStream:
             prompts = [pair.prompt for pair in pairs]
             scores = [self.clip.scores(images_BCHW, prompts) for images_BCHW in both]
             self.clip_scores.append(torch.stack(scores, dim=1))
+        if self.distance is not None:
+            with torch.no_grad():
+                self.image_distances.append(self.distance(pixel_BCHW, source_BCHW).cpu())
         for pair, source_CHW, pixel_CHW in zip(pairs, *both, strict=True):
-            self._add_crops(pair, source_CHW, pixel_CHW)
+            if self.num_crops:
+                self._add_crops(pair, source_CHW, pixel_CHW)
             if self.patch_size is not None:
                 self.patch_grid.append(_grid_ratios(source_CHW, pixel_CHW, self.patch_size))
+
+    def distances(self) -> tuple[str, list[float]]:
+        """Return how far apart the images of each pair are, and behind which name: features unless there is better."""
+        if self.distance is not None:
+            return "images", torch.cat(self.image_distances).tolist()
+        source_ND, pixel_ND = torch.cat(self.features).unbind(1)
+        return self.network.name, (source_ND - pixel_ND).norm(dim=1).tolist()
 
     def _add_features(self, source_BCHW: Tensor, pixel_BCHW: Tensor) -> None:
         source_BD, pixel_BD = self.network.features(source_BCHW), self.network.features(pixel_BCHW)

@@ -3,7 +3,7 @@
 Shape letters: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ from latent2pixel.errors import DataError
 from latent2pixel.io.images import load_image, read_size
 from latent2pixel.io.records import read_records
 
-Side = Literal["source", "pixel"]
+Side = Literal["source", "pixel", "model"]
+"""Whose images they are; "model" is one that is looked at alone."""
 Key = tuple[str, int]
 """Prompt and seed."""
 
@@ -56,6 +57,19 @@ class Problem:
     def as_json(self) -> dict[str, Any]:
         """Return the problem as an object for a record."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedImages:
+    """What one folder lists."""
+
+    folder: Path
+    """It or its sub-folders hold ``metadata.jsonl``."""
+    paths: Mapping[Key, Path]
+    """Usable images by prompt and seed, in that order."""
+    problems: Sequence[Problem]
+    """What is wrong with the others."""
+    num_listed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,22 @@ def pair_folders(source_folder: Path, pixel_folder: Path) -> tuple[list[Pair], l
                     text = f"the other folder's {'cannot be used' if damaged else 'is not listed'}"
                     problems.append(_problem(side, single.name, "no partner", text, prompt=prompt, seed=seed))
     return pairs, sorted(problems, key=problem_order), listed
+
+
+def list_images(folder: Path, side: Side) -> ListedImages:
+    """Return the images of one folder; files are opened but not decoded, as by ``pair_folders``.
+
+    Args:
+        folder: It or its sub-folders hold ``metadata.jsonl`` (file_name, prompt, seed).
+        side: Whose images they are, for the problems.
+
+    Raises:
+        DataError: There is no ``metadata.jsonl``, or a line of it is no record.
+    """
+    problems: list[Problem] = []
+    images, _, num_listed = _list_images(folder, side, problems)
+    paths = {key: images[key].path for key in sorted(images)}
+    return ListedImages(folder=folder, paths=paths, problems=sorted(problems, key=problem_order), num_listed=num_listed)
 
 
 def load_pairs(

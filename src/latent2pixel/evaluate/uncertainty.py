@@ -123,6 +123,35 @@ def retention_of_tasks(
     return by_task, _estimate(total_2[1] / total_2[0], drawn_R2[:, 1] / drawn_R2[:, 0], torch.cat(parts))
 
 
+def mean_of_tasks(
+    values: Sequence[float], prompts: Sequence[str], tasks: Sequence[str], *, generator: torch.Generator
+) -> tuple[dict[str, Estimate], Estimate]:
+    """Return the mean of each task, and the score, which is the plain mean of these; resamples within each task.
+
+    Args:
+        values: Score of each image.
+        prompts: Prompt of each image.
+        tasks: Task of each image.
+        generator: Of the draws.
+
+    Raises:
+        DataError: No values, one that is no number, or not one of each for every image.
+    """
+    _require_equal_lengths(len(tasks), [values, prompts])
+    _require_numbers(torch.tensor(values, dtype=torch.float64))
+    by_task: dict[str, Estimate] = {}
+    parts, totals, drawn = [], [], []
+    for task in sorted(set(tasks)):
+        chosen = [index for index, name in enumerate(tasks) if name == task]
+        sums_P2 = _sums([[values[index] for index in chosen]], [prompts[index] for index in chosen])
+        drawn_R2, total_2 = _resample(sums_P2, generator=generator), sums_P2.sum(0)
+        parts.append(sums_P2)
+        totals.append(total_2[0] / total_2[1])
+        drawn.append(drawn_R2[:, 0] / drawn_R2[:, 1])
+        by_task[task] = _estimate(totals[-1], drawn[-1], sums_P2)
+    return by_task, _estimate(torch.stack(totals).mean(), torch.stack(drawn).mean(0), torch.cat(parts))
+
+
 def over_runs(values: Sequence[float]) -> dict[str, object]:
     """Return mean and spread of one score over whole runs with different seeds.
 

@@ -83,8 +83,75 @@ def bars_plot(bars: Sequence[tuple[int, int]], *, band: tuple[int, int], label: 
     return _svg(draw, name=name, x_label=label)
 
 
-def _svg(draw: Callable[["Axes"], None], *, name: str, x_label: str = "training step") -> str:
-    """Return what ``draw`` puts on a pair of axes as ``<svg>``; equal drawings give equal text."""
+Point = tuple[float | None, float | None, float | None]
+"""A value and the ends of its interval; what is not known is None."""
+
+
+def intervals_plot(
+    groups: Sequence[str], series: Sequence[tuple[str, Sequence[Point]]], *, label: str, name: str
+) -> str:
+    """Return shares as bars with their intervals as ``<svg>``, those of one group beside each other.
+
+    Args:
+        groups: Names below the bars.
+        series: Stand-in colour (``ACCENT``, ``REFERENCE``), and a point for each group.
+        label: Of the values.
+        name: Of the plot, once a page.
+    """
+    width = 0.8 / len(series)
+
+    def draw(axes: "Axes") -> None:
+        for number, (color, points) in enumerate(series):
+            values, lows, highs = np.asarray(points, np.float64).T
+            places = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * width
+            axes.bar(places, np.nan_to_num(values), width=0.9 * width, color=color, linewidth=0)
+            axes.vlines(places, lows, highs, color=INK, linewidth=1.4)
+        # Shares end at 1, and a bar that touches the frame looks cut off.
+        axes.set_ylim(0, 1.04)
+        axes.set_ylabel(label)
+
+    return _svg(draw, name=name, x_label="", groups=groups)
+
+
+def ratios_plot(groups: Sequence[str], points: Sequence[Point], *, label: str, x_label: str, name: str) -> str:
+    """Return ratios with their intervals as ``<svg>``, on a logarithmic axis with a line at 1.
+
+    Args:
+        groups: Names below the points.
+        points: Ratios above 0; others are left out.
+        label: Of the ratios.
+        x_label: Of the groups.
+        name: Of the plot, once a page.
+    """
+
+    def draw(axes: "Axes") -> None:
+        values, lows, highs = np.asarray(points, np.float64).T
+        places = np.arange(len(groups))
+        axes.axhline(1, color=REFERENCE, linewidth=1.4, linestyle=(0, (5, 3)))
+        axes.vlines(places, lows, highs, color=ACCENT, linewidth=2.0, alpha=0.5)
+        axes.plot(places, values, color=ACCENT, linewidth=1.2, marker="o", markersize=5)
+        seen = np.concatenate([values, lows, highs])
+        seen = seen[np.isfinite(seen) & (seen > 0)]
+        # At least from a half to two: without it rounding would fill the figure where both are alike.
+        axes.set_yscale("log", base=2)
+        axes.set_ylim(min([0.5, *(0.9 * seen)]), max([2.0, *(1.1 * seen)]))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel(label)
+
+    return _svg(draw, name=name, x_label=x_label, groups=groups)
+
+
+def _svg(
+    draw: Callable[["Axes"], None], *, name: str, x_label: str = "training step", groups: Sequence[str] | None = None
+) -> str:
+    """Return what ``draw`` puts on a pair of axes as ``<svg>``; equal drawings give equal text.
+
+    Args:
+        draw: Draws.
+        name: Of the plot, once a page.
+        x_label: Below the axis.
+        groups: Names at 0, 1 and so on, in place of numbers.
+    """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -96,8 +163,12 @@ def _svg(draw: Callable[["Axes"], None], *, name: str, x_label: str = "training 
         axes = figure.subplots()
         draw(axes)
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if groups is None:
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        else:
+            axes.set_xticks(range(len(groups)), groups)
+        if axes.get_yscale() == "linear":
+            axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[:].set_visible(False)

@@ -38,6 +38,7 @@ from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
 from latent2pixel.workflow.fit_images import load_fit_images
 from latent2pixel.workflow.transfer import TransferReport, transfer
+from latent2pixel.workflow.world_judge import world_retention
 from latent2pixel.workflow.world_prompts import heldout_prompts, write_world_prompts
 from latent2pixel.world.captions import heldout_captions
 from latent2pixel.world.levels import require_level
@@ -68,7 +69,7 @@ class DemoResult:
     retention: float
     """Pixel score over source score."""
     retention_error: float
-    """Its standard error, from the two scores' errors taken as independent."""
+    """Its standard error, from resamples of captions, the same for both models; NaN where the source scores nothing."""
     minutes: float
     """Time of all stages, over all calls."""
     steps: int
@@ -298,7 +299,12 @@ class _Demo:
     def _report(self, transferred: TransferReport, costs: list[CostRow]) -> DemoResult:
         source_score = score_folder(self.out / "source-heldout", self.level)
         pixel_score = score_folder(self.out / "pixel-heldout", self.level)
-        retention, error = retention_of(pixel_score, source_score)
+        kept = world_retention(
+            self.out / "source-heldout", self.out / "pixel-heldout", level=self.level, seed=self.config.seed
+        )
+        retention, error = (
+            math.nan if value is None or kept.value is None else value for value in (kept.value, kept.standard_error)
+        )
         pairs = self._pairs()
         if not (self.out / "pairs.png").exists():
             save_image(self.out / "pairs.png", _grid_of(pairs))
@@ -356,15 +362,6 @@ class _Demo:
             ("Software", f"torch {torch.__version__}, Python {platform.python_version()}"),
             ("Date", date.today().isoformat()),
         ]
-
-
-def retention_of(pixel: Score, source: Score) -> tuple[float, float]:
-    """Return pixel score over source score and its standard error, to first order, errors taken as independent."""
-    if source.score == 0:
-        return math.nan, math.nan
-    retention = pixel.score / source.score
-    variance = pixel.standard_error**2 + (retention * source.standard_error) ** 2
-    return retention, math.sqrt(variance) / source.score
 
 
 def _grid_of(pairs: Sequence[ImagePair]) -> Tensor:

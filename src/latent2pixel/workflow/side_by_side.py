@@ -1,217 +1,230 @@
-"""A source and its pixel model side by side: both draw the same prompts with the same seeds, and are compared."""
+"""A source and its pixel model side by side, or one model alone: drawn, judged, compared, and shown on one page."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from latent2pixel.data.source_facts import source_facts
-from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import ConfigError, DataError
 from latent2pixel.evaluate.compare import ComparisonSettings, compare_folders
-from latent2pixel.evaluate.pairs import Pair, Problem, pair_folders
-from latent2pixel.evaluate.uncertainty import bootstrap_mean, retention_of_tasks
-from latent2pixel.io.images import bytes_of, load_image
+from latent2pixel.evaluate.pairs import Problem, Side, problem_order
+from latent2pixel.evaluate.scores import Judged, Judgement, join_sides, scores_of, scores_over_runs
 from latent2pixel.io.new_folder import write_file
-from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parse_dtype
-from latent2pixel.report.comparison_page import ComparisonPage, Verdict, write_comparison_page
-from latent2pixel.workflow.world_prompts import heldout_prompts
-from latent2pixel.world.levels import Level, require_level
-from latent2pixel.world.score import caption_of
-from latent2pixel.world.verify import verify
+from latent2pixel.io.records import write_records
+from latent2pixel.report.comparison_page import ComparisonPage, ShownPair, write_comparison_page
+from latent2pixel.report.page import require_packages
+from latent2pixel.workflow.evaluation_config import EvaluationConfig
+from latent2pixel.workflow.evaluation_networks import Networks, open_networks
+from latent2pixel.workflow.sides import Models, Sides, draw_sides, image_folder
+from latent2pixel.workflow.suites import Judge, Suite, open_suite, with_suite_defaults
 
-SUITES = ("world",)
-"""Sets of prompts with a judge of their pictures."""
-RECORD_NAME, PAGE_NAME = "evaluation.json", "evaluation.html"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What both models draw."""
-
-    suite: str = "world"
-    """"world": held-out captions of the miniature, judged by its verifier."""
-    level: str = "easy"
-    """Level of the world."""
-    num_prompts: int = 120
-    """Captions, as many of each task as of any other."""
-    seeds_per_prompt: int = 2
-    """Pictures of each."""
-    image_size_px: int = 64
-    """Width and height."""
-    num_steps: int = 16
-    """Steps of both pipelines' schedulers."""
-    guidance_scale: float = 2.0
-    """Guidance of both."""
-    dtype: str | None = None
-    """Torch dtype of both; None takes the stored one."""
-    seed: int = 0
-    """Of captions, pictures and resamples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A pair of pictures and whether each shows what its prompt asks for."""
-
-    pair: Pair
-    task: str
-    """Such as ``world/counting``."""
-    source: bool
-    pixel: bool
+RECORD_NAME, PAIRS_NAME, PAGE_NAME = "evaluation.json", "pairs.jsonl", "evaluation.html"
+KEPT = ("network", "clip", "settings", "num_pairs", "results", "left_out")
+"""Of a comparison's record; its pairs are lines of their own, and its problems are those of the evaluation."""
 
 
 def evaluate(
     source: str | Path,
-    pixel: str | Path,
+    pixel: str | Path | None,
     out: Path,
     *,
     config: EvaluationConfig,
     announce: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Let both models draw, score and compare them; the same call again goes on where it stopped.
+    """Let the models draw, judge and compare them; the same call again goes on where it stopped.
 
     Args:
-        source: Latent pipeline: a folder, or ``owner/name`` on the Hub.
-        pixel: Pixel pipeline, likewise.
-        out: Receives ``source`` and ``pixel`` with the pictures, ``evaluation.json`` and ``evaluation.html``.
-        config: What to draw.
+        source: Latent pipeline: a folder, or ``owner/name`` on the Hub; or a folder of images with ``metadata.jsonl``.
+        pixel: Pixel pipeline or folder of its images, likewise; None looks at the first alone, whatever it is.
+        out: Receives the pictures, ``evaluation.json``, ``pairs.jsonl`` with a line for each picture or pair, and
+            ``evaluation.html``; of several runs, a folder for each with all of these.
+        config: What to draw and to measure.
         announce: Is told of every stage.
 
     Returns:
-        What ``evaluation.json`` holds: scores by task with intervals, retention, what the folders' pictures say of each
-        other (``compare_folders``, with the network that needs no download), and pictures that could not be used.
+        What ``evaluation.json`` holds: scores by task with intervals, retention, who judged, what the folders' pictures
+        say of each other (``compare_folders``), and pictures that could not be used. Of several runs, mean and standard
+        deviation of the scores under "over_runs", and what each run found under "runs".
 
     Raises:
-        ConfigError: No such suite, level or dtype.
-        SourceError: A pipeline cannot be found or loaded.
+        ConfigError: No such suite, level, network or dtype; or several runs of a folder of images, which is one.
+        SourceError: A pipeline or a judge's weights cannot be found or loaded.
+        CheckpointError: Weights of a judge or a network are damaged.
         StateError: ``out`` holds pictures of other models or settings.
-        DataError: No two pairs of pictures could be judged, or the pictures are too small.
+        DataError: Prompts are missing, no pictures could be judged, or they are too small to be compared.
         OutputFolderError: ``out`` cannot be written, or the disk is full.
     """
-    if config.suite not in SUITES:
-        raise ConfigError(
-            "There is no suite of that name",
-            found=config.suite,
-            expected=f"one of {', '.join(SUITES)}",
-            fix="Choose another suite.",
-        )
-    level = require_level(config.level)
-    patch_sizes = {}
-    for name, model in (("source", source), ("pixel", pixel)):
-        announce(f"{name} draws")
-        patch_sizes[name] = _draw(model, out / name, level, config)
-    pairs, problems, listed = pair_folders(out / "source", out / "pixel")
-    announce("the pictures are judged")
-    judged, broken = judge_pairs(pairs, level)
-    problems = [*problems, *broken]
-    if not judged:
-        raise DataError(
-            "No pair of pictures could be judged",
-            found=f"{sum(listed.values())} pictures, {len(problems)} problems, the first: {problems[:1]}",
-            expected="a whole picture of each model for each prompt and seed",
-            fix=f"Remove {out} and run the same command again.",
-        )
-    compared = compare_folders(
-        out / "source",
-        out / "pixel",
-        settings=ComparisonSettings(seed=config.seed, patch_size=patch_sizes["pixel"]),
-    )
-    result = {
-        "source": str(source),
-        "pixel": str(pixel),
+    require_packages()
+    config = with_suite_defaults(config)
+    models: Models = {"model": source} if pixel is None else {"source": source, "pixel": pixel}
+    if config.runs == 1:
+        return _evaluate_once(models, out, config=config, announce=announce)
+    _require_pipelines(models, config)
+    runs = []
+    for seed in range(config.seed, config.seed + config.runs):
+        announce(f"seed {seed}")
+        folder = out / f"seed-{seed}"
+        found = _evaluate_once(models, folder, config=replace(config, seed=seed, runs=1), announce=announce)
+        runs.append({"seed": seed, "folder": folder.name, **found})
+    result: dict[str, Any] = {
+        **_names(models),
         "settings": asdict(config),
-        **scores_of(judged, seed=config.seed),
-        "pictures": listed,
-        "pairs": len(judged),
-        "problems": [problem.as_json() for problem in problems],
-        "comparison": {key: compared[key] for key in ("network", "settings", "results", "left_out")},
+        "over_runs": scores_over_runs(runs) if runs[0]["tasks"] else None,
+        "runs": runs,
     }
     write_file(out / RECORD_NAME, json.dumps(result, indent=2) + "\n")
-    write_comparison_page(_page(result, judged), out / PAGE_NAME)
+    write_comparison_page(ComparisonPage(record=result, pairs=[]), out / PAGE_NAME)
     return result
 
 
-def judge_pairs(pairs: Sequence[Pair], level: Level) -> tuple[list[Judged], list[Problem]]:
-    """Let the world's verifier judge pairs of pictures; return those that it could see, and what was wrong with others.
-
-    Raises:
-        DataError: A prompt is no caption of the level.
-    """
-    judged, problems = [], []
-    for pair in pairs:
-        caption = caption_of(level, pair.prompt)
-        verdicts: dict[str, bool] = {}
-        for side, path in (("source", pair.source), ("pixel", pair.pixel)):
-            try:
-                verdicts[side] = verify(bytes_of(load_image(path)), caption)
-            except DataError as error:
-                problems.append(
-                    Problem(
-                        side="source" if side == "source" else "pixel", file=path.name, kind="broken",
-                        detail=str(error.found), prompt=pair.prompt, seed=pair.seed,
-                    )
-                )  # fmt: skip
-        if len(verdicts) == 2:
-            judged.append(Judged(pair=pair, task=f"world/{caption.task}", **verdicts))
-    return judged, problems
+def _evaluate_once(
+    models: Models, out: Path, *, config: EvaluationConfig, announce: Callable[[str], object]
+) -> dict[str, Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Before anything is drawn: hours of drawing must not end in a missing file.
+    networks = open_networks(config, device=device)
+    with closing(open_suite(config, device=device)) as suite:
+        _require_measure(suite, models)
+        sides = draw_sides(models, suite.prompts, out, config=config, device=device, announce=announce)
+        return _measure(models, sides, suite, networks, out, config=config, announce=announce)
 
 
-def scores_of(judged: Sequence[Judged], *, seed: int) -> dict[str, Any]:
-    """Return scores and retention, by task and over all, each with its interval over prompts.
-
-    The score of all is GenEval's: the plain mean of the tasks' means.
-    """
-    prompts, tasks = [one.pair.prompt for one in judged], [one.task for one in judged]
-    generator = torch.Generator().manual_seed(seed)
-    source, pixel = ([float(getattr(one, side)) for one in judged] for side in ("source", "pixel"))
-    kept, total = retention_of_tasks(source, pixel, prompts, tasks, generator=generator)
-    rows = {}
-    for task in kept:
-        chosen = [index for index, name in enumerate(tasks) if name == task]
-        rows[task] = {
-            side: asdict(bootstrap_mean([values[i] for i in chosen], [prompts[i] for i in chosen], generator=generator))
-            for side, values in (("source", source), ("pixel", pixel))
-        } | {"retention": asdict(kept[task])}
-    means = {side: sum(row[side]["value"] for row in rows.values()) / len(rows) for side in ("source", "pixel")}
-    errors = {
-        side: sum((row[side]["standard_error"] or 0.0) ** 2 for row in rows.values()) ** 0.5 / len(rows)
-        for side in ("source", "pixel")
+def _measure(
+    models: Models,
+    sides: Sides,
+    suite: Suite,
+    networks: Networks,
+    out: Path,
+    *,
+    config: EvaluationConfig,
+    announce: Callable[[str], object],
+) -> dict[str, Any]:
+    """Judge and compare pictures, and write everything that is found."""
+    judged: list[Judged] = []
+    judgements: dict[Side, Judgement] = {}
+    problems = list(sides.problems)
+    if suite.judge is not None:
+        announce("the pictures are judged")
+        judgements, judged = _judge(sides, suite.judge, out / "judged")
+        problems += [problem for side in judgements for problem in _broken(side, sides, judgements[side])]
+        _require_judged(judged, sides, problems=problems)
+    compared = None
+    if "source" in sides.images:
+        announce("the pictures are compared")
+        compared = _compare(sides, networks, config=config)
+        # A picture that only decoding shows to be broken, and its partner, where no judge has looked.
+        told = {(problem.side, problem.file) for problem in problems}
+        problems += [Problem(**one) for one in compared["problems"] if (one["side"], one["file"]) not in told]
+    result: dict[str, Any] = {
+        **_names(models),
+        "settings": asdict(config),
+        **(scores_of(judged, seed=config.seed) if judged else {"score": None, "tasks": {}}),
+        "judges": {side: judgement.record for side, judgement in judgements.items()},
+        "manifests": sides.manifests(),
+        "pictures": dict(sides.num_listed),
+        "pairs": len(judged) if compared is None or suite.judge is not None else compared["num_pairs"],
+        "problems": [problem.as_json() for problem in sorted(problems, key=problem_order)],
+        "comparison": compared and {key: compared[key] for key in KEPT},
     }
-    score = {side: {"value": means[side], "standard_error": errors[side]} for side in means}
-    return {"score": score | {"retention": asdict(total)}, "tasks": rows}
+    pairs = _pairs(judged, compared, sides)
+    write_records(out / PAIRS_NAME, [_line(pair, sides) for pair in pairs])
+    write_file(out / RECORD_NAME, json.dumps(result, indent=2) + "\n")
+    write_comparison_page(ComparisonPage(record=result, pairs=pairs), out / PAGE_NAME)
+    return result
 
 
-def _draw(model: str | Path, folder: Path, level: Level, config: EvaluationConfig) -> int | None:
-    """Let a model draw, or go on drawing; return the patch of a pixel model."""
-    path = find_pipeline_folder(model)
-    pipe = open_pipeline(path, dtype=parse_dtype(config.dtype))
-    synthesize(
-        pipe.to("cuda" if torch.cuda.is_available() else "cpu"),
-        heldout_prompts(level, config.num_prompts, seed=config.seed),
-        folder,
-        seeds_per_prompt=config.seeds_per_prompt,
-        image_size_px=config.image_size_px,
-        num_steps=config.num_steps,
-        guidance_scale=config.guidance_scale,
-        seed=config.seed,
-        source=source_facts(path),
-    )
-    return pipe.transformer.config.get("pixel_patch_size")
+def _names(models: Models) -> dict[str, Any]:
+    """Return the models as they were given, by side."""
+    return {side: str(model) for side, model in models.items()}
 
 
-def _page(result: dict[str, Any], judged: Sequence[Judged]) -> ComparisonPage:
-    verdicts = [
-        Verdict(
-            prompt=one.pair.prompt,
-            seed=one.pair.seed,
-            source_file=one.pair.source,
-            pixel_file=one.pair.pixel,
-            source=one.source,
-            pixel=one.pixel,
-        )
-        for one in judged
+def _judge(sides: Sides, judge: Judge, folder: Path) -> tuple[dict[Side, Judgement], list[Judged]]:
+    """Return what the judge says of each side, and of every picture that counts on all sides."""
+    judgements = {side: judge(listed, folder / side) for side, listed in sides.images.items()}
+    counted = {
+        side: {key: score for key, score in judgement.scores.items() if key in sides.keys}
+        for side, judgement in judgements.items()
+    }
+    return judgements, join_sides(counted)
+
+
+def _broken(side: Side, sides: Sides, judgement: Judgement) -> list[Problem]:
+    listed = sides.images[side]
+    names = {key: listed.paths[key].relative_to(listed.folder).as_posix() for key in judgement.broken}
+    return [
+        Problem(side=side, file=names[prompt, seed], kind="broken", detail=detail, prompt=prompt, seed=seed)
+        for (prompt, seed), detail in judgement.broken.items()
     ]
-    return ComparisonPage(record=result, verdicts=verdicts)
+
+
+def _compare(sides: Sides, networks: Networks, *, config: EvaluationConfig) -> dict[str, Any]:
+    return compare_folders(
+        sides.images["source"].folder,
+        sides.images["pixel"].folder,
+        settings=ComparisonSettings(
+            seed=config.seed,
+            patch_size=config.patch_size or sides.patch_size,
+            num_crops=config.num_crops,
+            crop_px=config.crop_px,
+        ),
+        network=networks.network,
+        clip=networks.clip,
+        distance=networks.distance,
+    )
+
+
+def _pairs(judged: Sequence[Judged], compared: Mapping[str, Any] | None, sides: Sides) -> list[ShownPair]:
+    """Return every picture or pair that is in a number, by prompt and seed."""
+    distances = {(one["prompt"], one["seed"]): one["distance"] for one in (compared or {"pairs": []})["pairs"]}
+    scores = {(one.prompt, one.seed): one.pictures for one in judged}
+    return [
+        ShownPair(
+            prompt=prompt,
+            seed=seed,
+            files={side: listed.paths[prompt, seed] for side, listed in sides.images.items()},
+            scores={side: one.score for side, one in scores.get((prompt, seed), {}).items()},
+            reasons={side: one.reason for side, one in scores.get((prompt, seed), {}).items()},
+            distance=distances.get((prompt, seed)),
+        )
+        for prompt, seed in sorted(scores.keys() | distances.keys())
+    ]
+
+
+def _line(pair: ShownPair, sides: Sides) -> dict[str, Any]:
+    files = {side: pair.files[side].relative_to(listed.folder).as_posix() for side, listed in sides.images.items()}
+    return asdict(pair) | {"files": files}
+
+
+def _require_pipelines(models: Models, config: EvaluationConfig) -> None:
+    given = [str(model) for model in models.values() if image_folder(model)]
+    if given:
+        raise ConfigError(
+            "A folder of images is one run",
+            found=f"runs = {config.runs}, and images in {given[0]}",
+            expected="pipelines, which draw anew for each run",
+            fix="Leave runs out, or name the pipeline that made the images.",
+        )
+
+
+def _require_measure(suite: Suite, models: Models) -> None:
+    if suite.judge is None and "model" in models:
+        raise ConfigError(
+            "There is nothing to measure of one model alone",
+            found="a suite without a judge",
+            expected="a second model or folder to compare with, or a suite with a judge",
+            fix="Name the other model too, or choose another suite.",
+        )
+
+
+def _require_judged(judged: Sequence[Judged], sides: Sides, *, problems: Sequence[Problem]) -> None:
+    if not judged:
+        raise DataError(
+            "No pair of pictures could be judged" if "source" in sides.images else "No picture could be judged",
+            found=f"{sum(sides.num_listed.values())} pictures, {len(problems)} problems, the first: {problems[:1]}",
+            expected="a whole picture of each model for each prompt and seed",
+            fix="Remove what is broken and run the same command again; folders of images must share prompts and seeds.",
+        )
