@@ -1,0 +1,111 @@
+"""Whether a picture fits into memory whole, and in which tiles if not."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from latent2pixel.config.memory_size import format_memory
+from latent2pixel.errors import ConfigError
+from latent2pixel.io.float_image import PIXEL_BYTES
+from latent2pixel.model.head_budget import head_bytes, largest_tile
+from latent2pixel.model.head_tiles import tile_axis
+
+IMAGE_COPIES = 12
+"""Float32 copies of an image that a stock pipeline holds at its peak under guidance, the head's tensors not counted:
+sample, both halves of the batch and their answers, guidance, step, decoding, bytes (benchmarks/large_image.md)."""
+CROP_COPIES = 12
+"""Float32 copies of a tile and its margin beside the head: crop, patches before and behind the lift, answers."""
+KERNEL_FACTOR = 1.5
+"""What convolutions need inside themselves, of what they give (benchmarks/large_image.md)."""
+GUIDED_SAMPLES = 2
+"""Samples of one call: with and without the prompt."""
+
+
+def choose_tile(pipe: Any, size_px: tuple[int, int], *, batch: int, budget_bytes: int | None) -> int | None:
+    """Return the tile with which a picture stays within a budget; None: the stock pipeline can make it whole.
+
+    What the trunk takes is not foreseen; see ``require_within``.
+
+    Args:
+        pipe: Pixel pipeline, where it will run.
+        size_px: Height and width, multiples of the patch.
+        batch: Pictures of one call; in tiles they are made one by one.
+        budget_bytes: What the process may take in all, on a GPU of its memory; None: what is free.
+
+    Raises:
+        ConfigError: If the smallest tile takes more; names the smallest budget that works.
+    """
+    model, now = pipe.transformer, _now(pipe.transformer.device)
+    budget = now + _free(model.device) if budget_bytes is None else budget_bytes
+    image_bytes = size_px[0] * size_px[1] * PIXEL_BYTES
+    whole = IMAGE_COPIES * batch * image_bytes + _head_bytes(model, size_px, None, batch=GUIDED_SAMPLES * batch)
+    if now + whole <= budget:
+        return None
+
+    def taken(tile_px: int) -> int:
+        read, _ = tile_axis((0, tile_px), size_px=size_px[0], num_levels=len(model.head.enc)).image[::-1]
+        margin = max(0, read - tile_px)
+        side = min(tile_px + 2 * margin, max(size_px))
+        bands = (side + tile_px) * size_px[1] * PIXEL_BYTES
+        return now + bands + CROP_COPIES * side**2 * PIXEL_BYTES + _head_bytes(model, size_px, tile_px, batch=1)
+
+    return largest_tile(size_px, unit_px=model.config["pixel_patch_size"], budget_bytes=budget, taken=taken)
+
+
+def require_within(budget_bytes: int | None, device: torch.device) -> None:
+    """Check that what the process has taken so far is within its budget.
+
+    Raises:
+        ConfigError: It is not: the trunk, which sees the whole image as tokens, takes more.
+    """
+    taken = peak_bytes(device)
+    if budget_bytes is not None and taken > budget_bytes:
+        raise ConfigError(
+            "The memory budget is too small for the model itself, without its head",
+            found=format_memory(budget_bytes),
+            expected=f"{format_memory(taken)} or more",
+            fix=f"Give {format_memory(taken)}, make a smaller image, or use a larger patch.",
+        )
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most that the process has taken so far, of memory or of a GPU's; where no Linux tells it, what now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform != "linux":
+        return psutil.Process().memory_info().rss
+    # Not getrusage, whose peak starts at the parent's.
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+
+
+def _now(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return psutil.virtual_memory().available
+
+
+def _head_bytes(model: Any, size_px: tuple[int, int], tile_px: int | None, *, batch: int) -> int:
+    channels = tuple(model.config["head_channels"])
+    return int(
+        KERNEL_FACTOR
+        * head_bytes(
+            channels,
+            size_px,
+            tile_px=tile_px,
+            dtype=model.dtype,
+            feature_dim=model.head.bottleneck[0].in_channels - channels[-1],
+            batch=batch,
+            keeps_image=False,
+        )
+    )
