@@ -14,12 +14,15 @@ from latent2pixel.model.head_budget import head_bytes, largest_tile
 from latent2pixel.model.head_tiles import tile_axis
 
 IMAGE_COPIES = 12
-"""Float32 copies of an image that a stock pipeline holds at its peak under guidance, the head's tensors not counted:
-sample, both halves of the batch and their answers, guidance, step, decoding, bytes (benchmarks/large_image.md)."""
-CROP_COPIES = 12
-"""Float32 copies of a tile and its margin beside the head: crop, patches before and behind the lift, answers."""
+"""Float32 copies of an image that a stock pipeline holds under guidance beside the head's tensors: sample, both halves
+of the batch and their answers, guidance, step, decoding, bytes. More than was measured: benchmarks/large_image.md."""
 KERNEL_FACTOR = 1.5
-"""What convolutions need inside themselves, of what they give (benchmarks/large_image.md)."""
+"""What the head takes whole, of its tensors: convolutions have buffers of their own (benchmarks/large_image.md)."""
+TILE_COPIES = 12
+"""Float32 copies of a tile and its margin beside the head: crop, patches before and behind the lift, answers."""
+TILE_FACTOR = 2.0
+"""What tiles take, of their tensors: buffers of convolutions, and freed blocks that the C library keeps. At 4096 px in
+tiles of 896 px it was 1.4 (dev/LOG.md, 2026-11-26)."""
 GUIDED_SAMPLES = 2
 """Samples of one call: with and without the prompt."""
 
@@ -40,19 +43,25 @@ def choose_tile(pipe: Any, size_px: tuple[int, int], *, batch: int, budget_bytes
     """
     model, now = pipe.transformer, _now(pipe.transformer.device)
     budget = now + _free(model.device) if budget_bytes is None else budget_bytes
-    image_bytes = size_px[0] * size_px[1] * PIXEL_BYTES
-    whole = IMAGE_COPIES * batch * image_bytes + _head_bytes(model, size_px, None, batch=GUIDED_SAMPLES * batch)
-    if now + whole <= budget:
+    if whole_bytes(pipe, size_px, batch=batch) <= budget:
         return None
 
     def taken(tile_px: int) -> int:
-        read, _ = tile_axis((0, tile_px), size_px=size_px[0], num_levels=len(model.head.enc)).image[::-1]
-        margin = max(0, read - tile_px)
-        side = min(tile_px + 2 * margin, max(size_px))
+        _, end = tile_axis((0, tile_px), size_px=max(size_px), num_levels=len(model.head.enc)).image
+        side = min(tile_px + 2 * (end - tile_px), max(size_px))  # a tile inside has that margin on both sides
         bands = (side + tile_px) * size_px[1] * PIXEL_BYTES
-        return now + bands + CROP_COPIES * side**2 * PIXEL_BYTES + _head_bytes(model, size_px, tile_px, batch=1)
+        crops = TILE_COPIES * side**2 * PIXEL_BYTES
+        return now + int(TILE_FACTOR * (bands + crops + _head_bytes(model, size_px, tile_px, batch=1)))
 
     return largest_tile(size_px, unit_px=model.config["pixel_patch_size"], budget_bytes=budget, taken=taken)
+
+
+def whole_bytes(pipe: Any, size_px: tuple[int, int], *, batch: int) -> int:
+    """Return what the process will take with the stock pipeline, at most; arguments as of ``choose_tile``."""
+    model = pipe.transformer
+    image_bytes = size_px[0] * size_px[1] * PIXEL_BYTES
+    head = _head_bytes(model, size_px, None, batch=GUIDED_SAMPLES * batch)
+    return _now(model.device) + IMAGE_COPIES * batch * image_bytes + int(KERNEL_FACTOR * head)
 
 
 def require_within(budget_bytes: int | None, device: torch.device) -> None:
@@ -97,15 +106,12 @@ def _free(device: torch.device) -> int:
 
 def _head_bytes(model: Any, size_px: tuple[int, int], tile_px: int | None, *, batch: int) -> int:
     channels = tuple(model.config["head_channels"])
-    return int(
-        KERNEL_FACTOR
-        * head_bytes(
-            channels,
-            size_px,
-            tile_px=tile_px,
-            dtype=model.dtype,
-            feature_dim=model.head.bottleneck[0].in_channels - channels[-1],
-            batch=batch,
-            keeps_image=False,
-        )
+    return head_bytes(
+        channels,
+        size_px,
+        tile_px=tile_px,
+        dtype=model.dtype,
+        feature_dim=model.head.bottleneck[0].in_channels - channels[-1],
+        batch=batch,
+        keeps_image=False,
     )

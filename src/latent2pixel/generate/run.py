@@ -117,13 +117,12 @@ def _make_in_tiles(
         title = f"{picture.path.name} ({number} of {len(pictures)}), tiles of {tile_px} px"
         with tqdm(total=len(script.steps) * rows_of_tiles, desc=title, unit="row") as bar:
             sample_in_tiles(
-                pipe.transformer,
+                pipe,
                 script,
                 picture.path,
                 seed=picture.seed,
                 size_px=settings.size_px,
                 tile_px=tile_px,
-                noise_scale=pipe.vae.config["noise_scale"],
                 record=picture.record(settings),
                 after_trunk=lambda: require_within(budget_bytes, pipe.transformer.device),
                 after_rows=bar.update,

@@ -175,7 +175,9 @@ def _rehearse(pipe: Any, call: Mapping[str, Any], *, last_gain: float) -> _Rehea
         pipe.vae = _RehearsalVAE(codec, rehearsal.decode).to(codec.device)
         try:
             # Copies: some pipelines write the chat template into the list of prompts.
-            given: dict[str, Any] = {key: list(value) if isinstance(value, list) else value for key, value in call.items()}
+            given: dict[str, Any] = {
+                key: list(value) if isinstance(value, list) else value for key, value in call.items()
+            }
             family.images(pipe, **given, generator=torch.Generator().manual_seed(NOISE_SEED))
         finally:
             pipe.vae, pipe._progress_bar_config = codec, shown

@@ -91,14 +91,13 @@ class UnfinishedImage:
 
 
 def sample_in_tiles(
-    model: Any,
+    pipe: Any,
     script: Script,
     out: Path,
     *,
     seed: int,
     size_px: tuple[int, int],
     tile_px: int,
-    noise_scale: float,
     record: Mapping[str, Any],
     after_trunk: Callable[[], None],
     after_rows: Callable[[int], None],
@@ -106,15 +105,14 @@ def sample_in_tiles(
     """Sample a picture by a script, and write it; what a killed process left is gone on with.
 
     Args:
-        model: Pixel transformer.
+        pipe: Pixel pipeline.
         script: As ``read_script`` returns it.
         out: PNG file to write.
         seed: Of the noise.
         size_px: Height and width, multiples of the patch.
         tile_px: Height and width of a tile, a multiple of the patch.
-        noise_scale: Of the pipeline's codec.
         record: How the picture is made.
-        after_trunk: Called when the trunk has run for the first time.
+        after_trunk: Called whenever the trunk has run for a step.
         after_rows: Called with the number of rows of tiles that are done since the last call, of all steps.
 
     Raises:
@@ -123,25 +121,50 @@ def sample_in_tiles(
     """
     unfinished = UnfinishedImage.beside(out, size_px=size_px)
     unfinished.claim(record)
+    image = follow_script(
+        pipe.transformer,
+        script,
+        unfinished,
+        seed=seed,
+        tile_px=tile_px,
+        after_trunk=after_trunk,
+        after_rows=after_rows,
+    )
+    bands = _byte_bands(image, noise_scale=pipe.vae.config["noise_scale"])
+    write_png(out, bands, height=size_px[0], width=size_px[1], record=record)
+    unfinished.remove()
+
+
+def follow_script(
+    model: Any,
+    script: Script,
+    unfinished: UnfinishedImage,
+    *,
+    seed: int,
+    tile_px: int,
+    after_trunk: Callable[[], None],
+    after_rows: Callable[[int], None],
+) -> FloatImage:
+    """Take all steps that are still to do; arguments as of ``sample_in_tiles``.
+
+    Returns:
+        The finished image, as the pipeline hands it to its codec.
+    """
+    forward = TiledForward(model, size_px=(unfinished.height, unfinished.width), tile_px=tile_px)
     done = unfinished.last_step()
     if done is None:
         generator = torch.Generator().manual_seed(seed)
         unfinished.write(
-            0,
-            lambda image: draw_noise(image, factor=model.factor, fold=script.noise_fold, generator=generator),
+            0, lambda image: draw_noise(image, factor=model.factor, fold=script.noise_fold, generator=generator)
         )
         done = 0
-    forward = TiledForward(model, size_px=size_px, tile_px=tile_px)
     after_rows(done * len(forward.row_windows))
     for number, step in enumerate(script.steps[done:], start=done + 1):
         image = unfinished.image(number - 1)
         carried = _carried(forward, image, step.calls)
         after_trunk()
         unfinished.write(number, _filler(forward, image, step, carried, after_rows=after_rows))
-    image = unfinished.image(len(script.steps))
-    bands = _byte_bands(image, noise_scale=noise_scale)
-    write_png(out, bands, height=size_px[0], width=size_px[1], record=record)
-    unfinished.remove()
+    return unfinished.image(len(script.steps))
 
 
 def draw_noise(image: FloatImage, *, factor: int, fold: int, generator: torch.Generator) -> None:
