@@ -1,6 +1,6 @@
 """What a large picture takes: in tiles with the running image on the disk, against the stock pipeline whole in memory.
 
-python benchmarks/large_image.py [--sizes 1024 2048 4096 8192] [--memory 3GB] [--guidance 2.0] [--dtype bfloat16] [--json]
+python benchmarks/large_image.py [--sizes 1024 2048 4096 8192] [--memory 3GB] [--guidance 2.0] [--json]
 
 The miniature source converted at patch 128 with a quarter of the published head, random new weights: neither time nor
 memory depends on values. One step of the scheduler; everything around it, loading and the PNG among it, is in the peak,
