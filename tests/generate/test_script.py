@@ -51,7 +51,9 @@ def test_noise_folds():
     """FLUX.2 draws the noise of tokens of 2 x 2 cells, Z-Image that of cells."""
     for name, fold in (("flux2", 2), ("z_image", 1)):
         pipe = pipeline(name)
-        assert read_script(pipe, **call_of(name, pipe, guided=False)).noise_fold == fold
+        for dtype in (torch.float32, torch.bfloat16):
+            pipe.to(dtype)
+            assert read_script(pipe, **call_of(name, pipe, guided=False)).noise_fold == fold
 
 
 @pytest.mark.parametrize("name", ["z_image", "sd3", "hunyuan_image"])

@@ -64,16 +64,21 @@ def whole_bytes(pipe: Any, size_px: tuple[int, int], *, batch: int) -> int:
     return _now(model.device) + IMAGE_COPIES * batch * image_bytes + int(KERNEL_FACTOR * head)
 
 
-def require_within(budget_bytes: int | None, device: torch.device) -> None:
-    """Check that what the process has taken so far is within its budget.
+def require_within(budget_bytes: int | None, device: torch.device, *, before: int) -> None:
+    """Check that the trunk has not taken more than the budget.
+
+    Args:
+        budget_bytes: What the process may take in all; None: anything.
+        device: Where the trunk has run.
+        before: What ``peak_bytes`` was before: what loading took is past.
 
     Raises:
-        ConfigError: It is not: the trunk, which sees the whole image as tokens, takes more.
+        ConfigError: It has: the trunk sees the whole image, as tokens.
     """
     taken = peak_bytes(device)
-    if budget_bytes is not None and taken > budget_bytes:
+    if budget_bytes is not None and taken > max(budget_bytes, before):
         raise ConfigError(
-            "The memory budget is too small for the model itself, without its head",
+            "The memory budget is too small for the trunk",
             found=format_memory(budget_bytes),
             expected=f"{format_memory(taken)} or more",
             fix=f"Give {format_memory(taken)}, make a smaller image, or use a larger patch.",

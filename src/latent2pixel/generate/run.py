@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from tqdm.auto import tqdm
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of
-from latent2pixel.generate.budget import choose_tile, require_within
+from latent2pixel.generate.budget import choose_tile, peak_bytes, require_within
 from latent2pixel.generate.picture import Picture, PictureSettings
 from latent2pixel.generate.sample import sample_whole
 from latent2pixel.generate.script import read_script
@@ -102,7 +103,7 @@ def _make_in_tiles(
     pipe: Any, pictures: Sequence[Picture], settings: PictureSettings, *, tile_px: int, budget_bytes: int | None
 ) -> list[Made]:
     made = []
-    family, (height, width) = family_of(pipe.transformer), settings.size_px
+    family, device, (height, width) = family_of(pipe.transformer), pipe.transformer.device, settings.size_px
     rows_of_tiles = -(-height // tile_px)
     for number, picture in enumerate(pictures, start=1):
         began = time.perf_counter()
@@ -124,7 +125,7 @@ def _make_in_tiles(
                 size_px=settings.size_px,
                 tile_px=tile_px,
                 record=picture.record(settings),
-                after_trunk=lambda: require_within(budget_bytes, pipe.transformer.device),
+                after_trunk=partial(require_within, budget_bytes, device, before=peak_bytes(device)),
                 after_rows=bar.update,
             )
         made.append(Made(picture=picture, seconds=time.perf_counter() - began, tile_px=tile_px))

@@ -187,7 +187,8 @@ def _rehearse(pipe: Any, call: Mapping[str, Any], *, last_gain: float) -> _Rehea
 def _noise_fold(image_ZHW: Tensor, *, latent_patch: int) -> int:
     """Return how the cells of an image were folded when its noise was drawn; see ``Script``."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    drawn_N = torch.randn(image_ZHW.numel(), generator=generator)
+    # Some draw in the dtype of their prompts: the same numbers, rounded.
+    drawn_N = torch.randn(image_ZHW.numel(), generator=generator).to(image_ZHW.dtype).float()
     folded = functional.pixel_unshuffle(image_ZHW[None].float().cpu(), latent_patch)
     return latent_patch if torch.equal(folded.flatten(), drawn_N) else 1
 

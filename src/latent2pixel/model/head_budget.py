@@ -16,7 +16,6 @@ def tile_for_budget(
     budget_bytes: int,
     dtype: torch.dtype,
     feature_dim: int,
-    in_channels: int = 3,
     out_channels: int = 3,
     batch: int = 1,
     beside_bytes: int = 0,
@@ -29,7 +28,6 @@ def tile_for_budget(
         budget_bytes: What may be taken beside the head's weights and inputs.
         dtype: Of the head.
         feature_dim: Width of the trunk as the head reads it.
-        in_channels: Channels of the image that it reads.
         out_channels: Channels of the image that it makes.
         batch: Images of one call; tiles are run one at a time, without tiles they are run at once.
         beside_bytes: What of the budget others take.
@@ -53,7 +51,7 @@ def tile_for_budget(
 
     def taken(tile_px: int | None) -> int:
         return beside_bytes + head_bytes(
-            channels, size_px, tile_px=tile_px, dtype=dtype, feature_dim=feature_dim, in_channels=in_channels,
+            channels, size_px, tile_px=tile_px, dtype=dtype, feature_dim=feature_dim,
             out_channels=out_channels, batch=batch,
         )  # fmt: skip
 
@@ -94,14 +92,13 @@ def head_bytes(
     tile_px: int | None,
     dtype: torch.dtype,
     feature_dim: int,
-    in_channels: int = 3,
     out_channels: int = 3,
     batch: int = 1,
     keeps_image: bool = True,
 ) -> int:
     """Return the peak of a head's tensors in a call without gradients, beside its weights and inputs.
 
-    The layers' activations alone: what a kernel needs inside itself is not in it.
+    The layers' activations alone: the image is given, and what a kernel needs inside itself is not in it.
 
     Args:
         channels: Channels per level of the head.
@@ -109,12 +106,10 @@ def head_bytes(
         tile_px: Height and width of a tile, or None.
         dtype: Of the head.
         feature_dim: Width of the trunk as the head reads it.
-        in_channels: Channels of the image that it reads.
         out_channels: Channels of the image that it makes.
         batch: Images of one call.
         keeps_image: Whether finished tiles are put together in memory.
     """
-    del in_channels  # the image is given, and a tile reads it in place
     rows, columns = (_largest(size, tile_px, num_levels=len(channels)) for size in size_px)
     most = max(_moments(tuple(channels), rows, columns, feature_dim=feature_dim, out_channels=out_channels))
     kept = keeps_image * batch * out_channels * size_px[0] * size_px[1]
