@@ -93,3 +93,10 @@ def test_guidance_that_looks_at_the_size_of_answers_is_refused():
     call = {**call_of("z_image", pipe, guided=True), "cfg_normalization": 1.0}
     with pytest.raises(ConfigError, match="depend on the answers"):
         read_script(pipe, **call)
+
+
+def test_calls_with_several_images_are_refused():
+    pipe = pipeline("z_image")
+    call = {**call_of("z_image", pipe, guided=False), "prompt": ["a red circle", "a blue square"]}
+    with pytest.raises(ConfigError, match="several images"):
+        read_script(pipe, **call)

@@ -80,27 +80,18 @@ def read_script(pipe: Any, **call: Any) -> Script:
     Raises:
         ConfigError: The pipeline does something else than weighted sums, or begins with something else than noise.
     """
-    require_rehearsal(pipe)
+    family = family_of(pipe.transformer)
+    if not family.takes_embedded:
+        raise _refused(pipe, f"a transformer of family {family.name}, which counts the values of a patch itself")
     rehearsal, again = (_rehearse(pipe, call, last_gain=gain) for gain in GAINS)
     steps, misfit = _fitted(pipe, rehearsal), _misfit(pipe)
     for number, (step, other) in enumerate(zip(steps, _fitted(pipe, again), strict=True), start=1):
-        weights, others = (torch.tensor([each.keep, *_weights(each)]) for each in (step, other))
-        if not torch.allclose(weights, others, rtol=misfit, atol=10 * misfit):
+        weights, others = ([each.keep, *_weights(each)] for each in (step, other))
+        if not torch.allclose(torch.tensor(weights), torch.tensor(others), rtol=misfit, atol=10 * misfit):
             raise _refused(pipe, f"weights that depend on the answers in step {number}: {weights} or {others}")
     return Script(
         steps=steps, noise_fold=_noise_fold(rehearsal.images[0], latent_patch=pipe.transformer.trunk.latent_patch)
     )
-
-
-def require_rehearsal(pipe: Any) -> None:
-    """Check that a pipeline's family can run in tiles.
-
-    Raises:
-        ConfigError: Its transformer does not take patches that are embedded already.
-    """
-    family = family_of(pipe.transformer)
-    if not family.takes_embedded:
-        raise _refused(pipe, f"a transformer of family {family.name}, which counts the values of a patch itself")
 
 
 @dataclass
@@ -113,6 +104,8 @@ class _Rehearsal:
     """Every image that was asked about, and the last one, (Z, H, W)."""
     asked: list[list[tuple[dict[str, Any], Tensor]]] = field(default_factory=list)
     """For each image, the calls about it: all other arguments, and the answers (B, Z, H, W)."""
+    shows_one_image: bool = True
+    """Whether all samples of each call were the same image."""
 
     def answer(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Stand in for ``PixelTransformerMixin.forward``."""
@@ -124,12 +117,18 @@ class _Rehearsal:
         if not self.images or not torch.equal(map_BZHW[0], self.images[-1]):
             self.images.append(map_BZHW[0].clone())
             self.asked.append([])
+        # Answers are drawn whatever is shown, so the fit would not notice.
+        self.shows_one_image &= bool((map_BZHW == map_BZHW[:1]).all())
         answers_BZHW = torch.randn(map_BZHW.shape, generator=self.generator).to(map_BZHW.device)
         answers_BZHW[-1] *= self.last_gain
-        before = self.asked[-2][0][0] if len(self.asked) > 1 else {}
-        self.asked[-1].append((_shared(conditioning, before), answers_BZHW))
+        self.asked[-1].append((_shared(conditioning, self._step_before()), answers_BZHW))
         sample = trunk.output(answers_BZHW, call)
         return PixelTransformerOutput(sample=sample) if return_dict else (sample,)
+
+    def _step_before(self) -> Mapping[str, Any]:
+        """Return the arguments of the same call a step ago."""
+        place = len(self.asked[-1])
+        return self.asked[-2][place][0] if len(self.asked) > 1 and place < len(self.asked[-2]) else {}
 
     def decode(self, folded_BZHW: Tensor) -> None:
         """Take the finished image."""
@@ -218,6 +217,8 @@ def _one_pixel_a_cell(model: Any, answer: Callable[..., Any]) -> Iterator[None]:
 def _fitted(pipe: Any, rehearsal: _Rehearsal) -> tuple[Step, ...]:
     """Return the steps that explain every image of a rehearsal by the one before and the answers about it."""
     images, asked = rehearsal.images, rehearsal.asked
+    if not rehearsal.shows_one_image:
+        raise _refused(pipe, "calls of the network with several images")
     if len(images) != len(asked) + 1:
         raise _refused(pipe, f"{len(asked)} images that the network was asked about, and {len(images)} in all")
     if abs(float(images[0].float().std()) - 1) > START_SPREAD:
