@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from latent2pixel.data.prompts import Prompt, load_prompts, save_prompts
+from latent2pixel.data.prompts import Prompt, load_prompts, read_prompt_lines, save_prompts
 from latent2pixel.errors import DataError
 
 RECORD = {"id": "0", "prompt": "a red fox", "major_class": "nature", "sub_class": "animals"}
@@ -41,3 +41,15 @@ def test_unusable_prompts(tmp_path, records, text):
     with pytest.raises(DataError) as error:
         load_prompts(tmp_path / "p.jsonl")
     assert text in error.value.found
+
+
+def test_lines_of_text_are_prompts(tmp_path):
+    (tmp_path / "a.txt").write_text("a red circle\n\n  zwei blaue Quadrate\u2028nebeneinander \n", encoding="utf-8")
+    assert read_prompt_lines(tmp_path / "a.txt") == ["a red circle", "zwei blaue Quadrate\u2028nebeneinander"]
+
+
+@pytest.mark.parametrize(("content", "problem"), [(b"\n \n", "no prompts"), (b"\xff\xfe\x00", "cannot be read")])
+def test_files_without_lines_of_text(tmp_path, content, problem):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        read_prompt_lines(tmp_path / "a.txt")

@@ -65,6 +65,32 @@ def load_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
+def read_prompt_lines(path: Path) -> list[str]:
+    """Return the prompts of a text file, one a line; empty lines are skipped.
+
+    Raises:
+        DataError: The file cannot be read, or holds none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            "A file of prompts cannot be read",
+            found=f"{path}: {error}",
+            expected="a text file with one prompt a line, or JSON lines in a file .jsonl",
+            fix="Check the path.",
+        ) from error
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise DataError(
+            "There are no prompts",
+            found=f"{path} without a line",
+            expected="one prompt a line",
+            fix="Write some.",
+        )
+    return prompts
+
+
 def save_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Save prompts as a JSON-lines file."""
     write_records(path, (asdict(prompt) for prompt in prompts))

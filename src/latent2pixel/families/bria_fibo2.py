@@ -39,6 +39,7 @@ class BriaFibo2(TokenNormVAE, MapFamily):
     tail_projection = "final_layer.linear"
     image_blocks = ("layers",)
     null_prompt = DEFAULT_NEGATIVE_PROMPT
+    takes_embedded = False
 
     def width(self, model: Any) -> int:
         """Return ``dim``."""

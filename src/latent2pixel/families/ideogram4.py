@@ -45,6 +45,7 @@ class Ideogram4(TokenNormVAE, TokenFamily):
     status = "contract tests at tiny size; published in float8: dequantise it first"
     twins = ("unconditional_transformer",)
     pipeline_patch_px = 16  # the pipeline's noise levels follow the pixels of an image, not its tokens
+    takes_embedded = False
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"
     clock_in_own_dtype = True

@@ -1,58 +1,45 @@
-"""One picture from a pixel pipeline."""
+"""Pictures by the stock pipeline as it is: whole images in memory."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from latent2pixel.errors import ConfigError, GeometryError
 from latent2pixel.families import family_of
-from latent2pixel.io.images import require_format, save_image
 
 
-def sample_image(
-    pipe: Any, prompt: str, *, out: Path, size_px: int, num_steps: int, guidance_scale: float, seed: int
-) -> None:
-    """Sample a picture and save it.
+def sample_whole(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    size_px: tuple[int, int],
+    num_steps: int,
+    guidance_scale: float,
+) -> list[Tensor]:
+    """Sample pictures in one call of the pipeline.
 
     Args:
-        pipe: Pixel pipeline, as ``load_pipeline`` returns it.
-        prompt: What to show.
-        out: Image file; its ending chooses the format.
-        size_px: Width and height.
+        pipe: Pixel pipeline.
+        prompts: What to show.
+        seeds: Seed of each one's noise.
+        size_px: Height and width, multiples of the patch.
         num_steps: Steps of the scheduler.
         guidance_scale: Guidance of the pipeline.
-        seed: Seed of the noise.
 
-    Raises:
-        ConfigError: There are no steps to take.
-        DataError: The file's ending names no image format.
-        GeometryError: The size is no multiple of the model's patch.
-        OutputFolderError: The file cannot be written, or the disk is full.
+    Returns:
+        Images in [-1, 1], (3, H, W) each.
     """
-    require_format(out)
-    if num_steps < 1:
-        raise ConfigError(
-            "A picture needs steps", found=num_steps, expected="a number above 0", fix="Choose more steps, such as 30."
-        )
-    patch = pipe.transformer.config.pixel_patch_size
-    if size_px <= 0 or size_px % patch:
-        raise GeometryError(
-            "The image size does not divide into whole patches",
-            found=f"{size_px} px",
-            expected=f"a multiple of {patch} px",
-            fix=f"Choose {max(patch, round(size_px / patch) * patch)} px.",
-        )
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     family = family_of(pipe.transformer)
-    picture = family.images(
+    images = family.images(
         pipe,
-        prompt=[prompt],
-        height=size_px,
-        width=size_px,
+        prompt=list(prompts),
+        height=size_px[0],
+        width=size_px[1],
         num_inference_steps=num_steps,
-        generator=torch.Generator().manual_seed(seed),
-        **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=1),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=len(prompts)),
         output_type="pt",
-    )[0]
-    save_image(out, picture * 2 - 1)
+    )
+    return [image_CHW * 2 - 1 for image_CHW in images]

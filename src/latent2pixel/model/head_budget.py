@@ -1,6 +1,6 @@
 """What the detailer head takes in memory, from the sizes of its layers, and the tile that fits a budget."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -16,7 +16,6 @@ def tile_for_budget(
     budget_bytes: int,
     dtype: torch.dtype,
     feature_dim: int,
-    in_channels: int = 3,
     out_channels: int = 3,
     batch: int = 1,
     beside_bytes: int = 0,
@@ -29,7 +28,6 @@ def tile_for_budget(
         budget_bytes: What may be taken beside the head's weights and inputs.
         dtype: Of the head.
         feature_dim: Width of the trunk as the head reads it.
-        in_channels: Channels of the image that it reads.
         out_channels: Channels of the image that it makes.
         batch: Images of one call; tiles are run one at a time, without tiles they are run at once.
         beside_bytes: What of the budget others take.
@@ -53,22 +51,37 @@ def tile_for_budget(
 
     def taken(tile_px: int | None) -> int:
         return beside_bytes + head_bytes(
-            channels, size_px, tile_px=tile_px, dtype=dtype, feature_dim=feature_dim, in_channels=in_channels,
+            channels, size_px, tile_px=tile_px, dtype=dtype, feature_dim=feature_dim,
             out_channels=out_channels, batch=batch,
         )  # fmt: skip
 
     if taken(None) <= budget_bytes:
         return None
-    num_units = max(size_px) // unit
+    return largest_tile(size_px, unit_px=unit, budget_bytes=budget_bytes, taken=taken)
+
+
+def largest_tile(size_px: tuple[int, int], *, unit_px: int, budget_bytes: int, taken: Callable[[int], int]) -> int:
+    """Choose the largest tile that stays within a budget; of those with as many rows of tiles, the smallest.
+
+    Args:
+        size_px: Height and width of the image, multiples of ``unit_px``.
+        unit_px: What a tile is a multiple of.
+        budget_bytes: What may be taken.
+        taken: What is, with a tile of so many pixels in height and width.
+
+    Raises:
+        ConfigError: If the smallest tile takes more; names the smallest budget that works.
+    """
+    num_units = max(size_px) // unit_px
     for num_tiles in range(1, num_units + 1):
-        tile_px = -(-num_units // num_tiles) * unit
+        tile_px = -(-num_units // num_tiles) * unit_px
         if taken(tile_px) <= budget_bytes:
             return tile_px
     raise ConfigError(
-        "The memory budget is too small for the detailer head, even in its smallest tiles",
+        "The memory budget is too small, even for the smallest tiles",
         found=f"{format_memory(budget_bytes)}, for {size_px[0]} x {size_px[1]} px",
-        expected=f"{format_memory(taken(unit))} or more",
-        fix=f"Give {format_memory(taken(unit))}, or make a smaller image.",
+        expected=f"{format_memory(taken(unit_px))} or more",
+        fix=f"Give {format_memory(taken(unit_px))}, or make a smaller image.",
     )
 
 
@@ -79,13 +92,13 @@ def head_bytes(
     tile_px: int | None,
     dtype: torch.dtype,
     feature_dim: int,
-    in_channels: int = 3,
     out_channels: int = 3,
     batch: int = 1,
+    keeps_image: bool = True,
 ) -> int:
     """Return the peak of a head's tensors in a call without gradients, beside its weights and inputs.
 
-    The layers' activations alone: what a kernel needs inside itself is not in it.
+    The layers' activations alone: the image is given, and what a kernel needs inside itself is not in it.
 
     Args:
         channels: Channels per level of the head.
@@ -93,14 +106,14 @@ def head_bytes(
         tile_px: Height and width of a tile, or None.
         dtype: Of the head.
         feature_dim: Width of the trunk as the head reads it.
-        in_channels: Channels of the image that it reads.
         out_channels: Channels of the image that it makes.
         batch: Images of one call.
+        keeps_image: Whether finished tiles are put together in memory.
     """
-    del in_channels  # the image is given, and a tile reads it in place
     rows, columns = (_largest(size, tile_px, num_levels=len(channels)) for size in size_px)
     most = max(_moments(tuple(channels), rows, columns, feature_dim=feature_dim, out_channels=out_channels))
-    values = batch * most if tile_px is None else most + batch * out_channels * size_px[0] * size_px[1]
+    kept = keeps_image * batch * out_channels * size_px[0] * size_px[1]
+    values = batch * most if tile_px is None else most + kept
     return values * dtype.itemsize
 
 

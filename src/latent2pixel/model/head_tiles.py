@@ -106,8 +106,8 @@ def run_tiled(head: "DetailerHead", noisy_BCHW: Tensor, feature_BDhw: Tensor, *,
         [tile_axis(window, size_px=size, num_levels=num_levels) for window in windows(size, tile_px)]
         for size in (height, width)
     )
-    token_rows_K = _nearest(feature_BDhw.shape[-2], height >> num_levels)
-    token_columns_L = _nearest(feature_BDhw.shape[-1], width >> num_levels)
+    token_rows_K = nearest_tokens(feature_BDhw.shape[-2], height >> num_levels)
+    token_columns_L = nearest_tokens(feature_BDhw.shape[-1], width >> num_levels)
     out_BCHW = None
     for image in range(len(noisy_BCHW)):
         for rows in row_axes:
@@ -190,7 +190,7 @@ def _tokens_behind(feature_BDhw: Tensor, rows_K: list[int], columns_L: list[int]
     return near.index_select(-2, row_places).index_select(-1, column_places)
 
 
-def _nearest(num_tokens: int, num_cells: int) -> list[int]:
+def nearest_tokens(num_tokens: int, num_cells: int) -> list[int]:
     """Return which token along an axis torch's nearest upsampling takes for each cell, in its own float32.
 
     Computed beside torch, so that a memory estimate with tensors without data can follow.
@@ -225,15 +225,31 @@ def encode_tiled(head: "DetailerHead", image_BCHW: Tensor, *, tile_px: int) -> T
 
 def _coarse_tile(head: "DetailerHead", image_BCHW: Tensor, spans: tuple[Span, Span]) -> Tensor:
     """Make the coarsest features of two spans."""
-    num_levels = len(head.enc)
     (top, bottom), (left, right) = (
-        _image_span(span, [None] * num_levels, size_px=size)
+        coarse_image_span(span, size_px=size, num_levels=len(head.enc))
         for span, size in zip(spans, image_BCHW.shape[-2:], strict=True)
     )
-    hidden = image_BCHW[..., top:bottom, left:right]
+    return encode_crop(head, image_BCHW[..., top:bottom, left:right], (top, left), spans)
+
+
+def coarse_image_span(span: Span, *, size_px: int, num_levels: int) -> Span:
+    """Return the pixels along an axis that some of the coarsest cells of the down path hang on."""
+    return _image_span(span, [None] * num_levels, size_px=size_px)
+
+
+def encode_crop(head: "DetailerHead", crop_BChw: Tensor, corner: Offset, spans: tuple[Span, Span]) -> Tensor:
+    """Return the coarsest features of the down path in two spans.
+
+    Args:
+        head: The head.
+        crop_BChw: The part of the image that they hang on: ``coarse_image_span`` of both.
+        corner: Where it lies in the image.
+        spans: Rows and columns of coarsest cells.
+    """
+    hidden, num_levels = crop_BChw, len(head.enc)
     for encode in head.enc:
         hidden = functional.max_pool2d(encode(hidden), 2)
-    return _cut(hidden, (top >> num_levels, left >> num_levels), spans)
+    return _cut(hidden, (corner[0] >> num_levels, corner[1] >> num_levels), spans)
 
 
 def _recomputed(head: "DetailerHead", stage: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -307,6 +307,13 @@ class Lift(nn.Module):
         return functional.pixel_shuffle(decoded_BDhw + filtered_BDhw, self.patch)
 
 
+def joined_features(feature_BDhw: Tensor, tokens_Bdhw: Tensor) -> Tensor:
+    """Return the trunk's hidden states and the clean latent tokens as a lifted model's head reads them."""
+    # Hidden states grow over the blocks; the tokens beside them are of unit variance.
+    normed_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
+    return torch.cat([normed_BDhw.float(), tokens_Bdhw], dim=1)
+
+
 def _at(table_S: Tensor, sigma_B: Tensor) -> Tensor:
     """Interpolate a table over noise levels linearly."""
     place_B = sigma_B.float() * (NUM_LEVELS - 1)

@@ -7,7 +7,7 @@ token, V values that the trunk carries out of a token, H and W image size in pix
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights
@@ -19,8 +19,8 @@ from torch.nn import functional
 from latent2pixel.errors import GeometryError
 from latent2pixel.flow import shift_sigma, unshift_sigma, velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
-from latent2pixel.model.initialise import initialise_like_torch
-from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit
+from latent2pixel.model.initialise import initialise_like_torch, start_from_lift
+from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, joined_features
 from latent2pixel.model.lora import LatentLoraMixin
 from latent2pixel.model.patch import require_patch, require_pipeline_patch
 from latent2pixel.model.tokens import Grid
@@ -104,8 +104,7 @@ class PixelTransformerMixin(nn.Module):
     def _forward_lifted(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the velocity to the clean image that lift, source and head together predict, and its tokens."""
         noisy_BCHW = noisy_BCHW.float()
-        time_B = self.trunk.sigma(call[self.trunk.timestep_argument].float()).expand(len(noisy_BCHW))
-        sigma_B = shift_sigma(time_B, self._clock_shift(grid))
+        sigma_B = self.sigma_told(call[self.trunk.timestep_argument], grid).expand(len(noisy_BCHW))
         ends = self.lift_in(noisy_BCHW, sigma_B)
         lifted = self.lift.enter(noisy_BCHW, sigma_B, correction_Bdhw=ends.correction_Bdhw)
         tokens_Bdhw, feature_BDhw = self._denoise(lifted, grid, call)
@@ -116,11 +115,21 @@ class PixelTransformerMixin(nn.Module):
         """Run the trunk on lifted tokens; return the clean ones that it predicts and its last hidden states."""
         call[self.trunk.timestep_argument] = self.trunk.told(lifted.sigma_B, grid[0] * grid[1])
         carried_BVhw = self._carried(lifted.image_BCHW.to(self.dtype), grid, call)
+        return self.clean_tokens(carried_BVhw, lifted.tokens_Bdhw, lifted.sigma_B)
+
+    def clean_tokens(self, carried_BVhw: Tensor, tokens_Bdhw: Tensor, sigma_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the clean latent tokens that a lifted model's trunk predicts, and its last hidden states.
+
+        Args:
+            carried_BVhw: What the trunk carried out.
+            tokens_Bdhw: The noisy latent tokens that it was given, float32.
+            sigma_B: Their noise level.
+        """
         # What the tapped tail made of the hidden states comes behind them.
         token_dim = self.config["lift_config"]["token_dim"]
         feature_BDhw, values_Bdhw = carried_BVhw.tensor_split([carried_BVhw.shape[1] - token_dim], dim=1)
         latent_velocity_Bdhw = self.trunk.sign * self.trunk.tail_tokens(values_Bdhw).float()
-        return lifted.tokens_Bdhw - lifted.sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw, feature_BDhw
+        return tokens_Bdhw - sigma_B.view(-1, 1, 1, 1) * latent_velocity_Bdhw, feature_BDhw
 
     @torch.no_grad()
     def denoise_latents(
@@ -183,15 +192,17 @@ class PixelTransformerMixin(nn.Module):
         if feature_BDhw is None:
             batch, _, rows, columns = tokens_Bdhw.shape
             feature_BDhw = tokens_Bdhw.new_zeros(batch, self.trunk.width(self), rows, columns)
-        # Hidden states grow over the blocks; the tokens beside them are of unit variance.
-        normed_BDhw = functional.layer_norm(feature_BDhw.movedim(1, -1), feature_BDhw.shape[1:2]).movedim(-1, 1)
-        joined_BDhw = torch.cat([normed_BDhw.float(), tokens_Bdhw], dim=1)
+        joined_BDhw = joined_features(feature_BDhw, tokens_Bdhw)
         detail_BCHW = self.head.finish(ends.seen_BCHW, ends.skips, ends.coarse_BChw, feature_BDhw=joined_BDhw)
         return self.lift.leave(noisy_BCHW, sigma_B, tokens_Bdhw) + detail_BCHW.float()
 
     def _carried(self, image_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
         """Run the trunk on an image and return what it carries out: (B, D, h, w), with a lift (B, D + d, h, w)."""
-        call[self.trunk.sample_argument] = self.trunk.sample(functional.pixel_unshuffle(image_BCHW, self.factor), call)
+        return self.run_trunk(functional.pixel_unshuffle(image_BCHW, self.factor), grid, call)
+
+    def run_trunk(self, map_BZHW: Tensor, grid: Grid, call: dict[str, Any]) -> Tensor:
+        """Do what ``_carried`` does for an image that is folded already, as the source's latent map is."""
+        call[self.trunk.sample_argument] = self.trunk.sample(map_BZHW, call)
         if self.trunk.clock_in_own_dtype:
             call[self.trunk.timestep_argument] = call[self.trunk.timestep_argument].to(self.dtype)
         return self.trunk.carried(self, super().forward(**call, return_dict=False)[0], grid)
@@ -199,6 +210,10 @@ class PixelTransformerMixin(nn.Module):
     def told(self, sigma_B: Tensor, grid: Grid) -> Tensor:
         """Return what a pipeline tells the model as its clock at a noise level, for an image of so many tokens."""
         return self.trunk.timestep(unshift_sigma(sigma_B, self._clock_shift(grid)))
+
+    def sigma_told(self, timestep_B: Tensor, grid: Grid) -> Tensor:
+        """Return the pixels' noise level that a pipeline tells as the model's clock; undoes ``told``."""
+        return shift_sigma(self.trunk.sigma(timestep_B.float()), self._clock_shift(grid))
 
     def _clock_shift(self, grid: Grid) -> float:
         """Return the shift between clock and noise level as the pipeline's scheduler has it; see ``with_shift``."""
@@ -313,7 +328,7 @@ class PixelTransformerMixin(nn.Module):
         for part in parts:
             initialise_like_torch(part.to_empty(device="cpu"), generator=generator)
         if lift is not None:
-            model._start_from(lift, transformer, generator=generator)
+            start_from_lift(model, lift, transformer, generator=generator)
         for part in parts:
             part.to(device=transformer.device, dtype=transformer.dtype)
         dropped = (*(cls.trunk.tail if lift is None else ()), *cls.trunk.new_parts)
@@ -321,27 +336,6 @@ class PixelTransformerMixin(nn.Module):
         state |= {key: value for key, value in model.state_dict().items() if is_under(key, cls.trunk.new_parts)}
         model.load_state_dict(state, strict=True, assign=True)
         return model.train(transformer.training)
-
-    @torch.no_grad()
-    def _start_from(self, fit: LiftFit, transformer: Any, *, generator: torch.Generator) -> None:
-        """Set the new parts to the closed form: projection of the lifted pixels, silent head."""
-        self.lift.load_fit(fit)
-        # The head first learns without the trunk (convert.warm_up), whose features must not disturb it afterwards.
-        width, joint = self.trunk.width(self), cast(nn.Conv2d, self.head.bottleneck[0])
-        start = joint.in_channels - width - fit.basis_Dd.shape[1]
-        nn.init.zeros_(joint.weight[:, start : start + width])
-        for parameter in self.head.out_conv.parameters():
-            nn.init.zeros_(parameter)
-        for name in self.trunk.input_projections:
-            source: Any = transformer.get_submodule(name)
-            pixel: Any = self.get_submodule(name)
-            # A convolution over whole patches is a matrix of (channel, row, column).
-            weight_wD = source.weight.flatten(1).float().cpu() @ fit.basis_Dd.T
-            pixel.weight.copy_(weight_wD[:, self.patch_order()].view_as(pixel.weight))
-            if fit.projection_std is not None:
-                nn.init.normal_(pixel.weight, std=fit.projection_std, generator=generator)
-            if pixel.bias is not None:
-                pixel.bias.copy_(source.bias.float().cpu())
 
     def patch_order(self) -> Tensor:
         """Return, for each value of the trunk's own pixel token, its place in a patch of ``pixel_unshuffle``, (D,)."""

@@ -55,6 +55,8 @@ class Trunk(ABC):
     """Pixels per token and axis of the released sources."""
     pipeline_patch_px: ClassVar[int | None] = None
     """The one pixel patch that the stock pipeline can serve, where it computes with its own source's; None: any."""
+    takes_embedded: ClassVar[bool] = True
+    """Whether the transformer runs on patches that are embedded already: not where it counts the values of a patch."""
 
     @property
     def new_parts(self) -> tuple[str, ...]:
