@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from latent2pixel.flow import Objective, unshift_sigma
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tail import pass_through, tap
 from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
 
@@ -73,6 +74,15 @@ class Trunk(ABC):
     @abstractmethod
     def width(self, model: Any) -> int:
         """Return the number of channels of a token inside the trunk."""
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the largest token grid that the transformer has positions for.
+
+        Args:
+            config: Config of the source transformer or of its pixel model.
+        """
+        del config
+        return PositionLimit()
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Return modules and parameters that no gradient reaches; they never train, and would stall a multi-GPU run.
