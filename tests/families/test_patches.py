@@ -72,7 +72,7 @@ def test_stock_pipeline_serves_larger_patches(name, patch):
         **source.UNGUIDED,
     }
     images = family.images(pipe, **adapt(pipe, call))
-    # As in the contract tests at the source's own patch: a few roundings, which DDPM divides by the image's small share.
+    # As in the contract tests at the source's own patch: roundings, which DDPM divides by the image's small share.
     atol = 1e-5 if family.objective == "flow" else 2e-3
     torch.testing.assert_close(images, target / 2 + 0.5, atol=atol, rtol=0)
 

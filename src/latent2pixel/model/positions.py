@@ -64,5 +64,5 @@ def require_positions(grid: Grid, limit: PositionLimit) -> None:
             "The image is larger than the source has positions for",
             found=f"{grid[0]} x {grid[1]} tokens",
             expected=f"at most {limit}",
-            fix="Make smaller images, or convert with a larger patch where the source allows one (`l2p families --limits`).",
+            fix="Make smaller images, or convert with a larger patch where `l2p families --limits` shows one.",
         )
