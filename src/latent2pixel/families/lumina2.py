@@ -28,6 +28,7 @@ class Lumina2(MapFamily):
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_refiner",)
     tail = ("norm_out",)  # projects as well
     tail_projection = "norm_out.linear_2"
     image_blocks = ("layers",)

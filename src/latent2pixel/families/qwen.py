@@ -34,6 +34,7 @@ class Qwen(VideoVAE, TokenFamily):
     transformer_class = QwenImageTransformer2DModel
     pipeline_names = ("QwenImagePipeline",)
     input_projections = ("img_in",)
+    same_at_every_step = ("txt_norm", "txt_in")
 
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
         """Return the source's config with the values of a pixel token in, and as many out.

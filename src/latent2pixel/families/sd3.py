@@ -25,6 +25,7 @@ class SD3(MapFamily):
     clock = "1000 sigma"
     optional_text_encoders = ("text_encoder_3", "tokenizer_3")
     input_projections = ("pos_embed.proj",)
+    same_at_every_step = ("context_embedder",)
     output_order = "channel last"
 
     def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:

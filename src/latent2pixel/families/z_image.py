@@ -34,6 +34,7 @@ class ZImage(MapFamily):
     sample_argument = "x"
     timestep_argument = "t"
     input_projections = (f"all_x_embedder.{PATCH_KEY}",)
+    same_at_every_step = ("cap_embedder", "context_refiner")
     tail = (f"all_final_layer.{PATCH_KEY}",)
     tail_projection = f"all_final_layer.{PATCH_KEY}.linear"
     image_blocks = ("layers",)

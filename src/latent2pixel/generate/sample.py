@@ -7,6 +7,7 @@ import torch
 
 from latent2pixel.errors import ConfigError, GeometryError
 from latent2pixel.families import family_of
+from latent2pixel.generate.prepare import prepare_for_sampling, remembering
 from latent2pixel.io.images import require_format, save_image
 
 
@@ -44,15 +45,17 @@ def sample_image(
             fix=f"Choose {max(patch, round(size_px / patch) * patch)} px.",
         )
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    prepare_for_sampling(pipe)
     family = family_of(pipe.transformer)
-    picture = family.images(
-        pipe,
-        prompt=[prompt],
-        height=size_px,
-        width=size_px,
-        num_inference_steps=num_steps,
-        generator=torch.Generator().manual_seed(seed),
-        **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=1),
-        output_type="pt",
-    )[0]
+    with remembering(pipe):
+        picture = family.images(
+            pipe,
+            prompt=[prompt],
+            height=size_px,
+            width=size_px,
+            num_inference_steps=num_steps,
+            generator=torch.Generator().manual_seed(seed),
+            **family.call_options(pipe, guidance_scale=guidance_scale, num_prompts=1),
+            output_type="pt",
+        )[0]
     save_image(out, picture * 2 - 1)

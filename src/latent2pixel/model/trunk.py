@@ -52,6 +52,11 @@ class Trunk(ABC):
     output_order: ClassVar[TokenOrder] = "channel first"
     """How a token's values are ordered where the tail's projection returns them."""
 
+    same_at_every_step: ClassVar[tuple[str, ...]] = ()
+    """Modules that see the text or the positions alone, neither the picture nor the clock: in sampling they need run
+    once. Lists stand for their members. Those not worth it, such as a single matrix beside many blocks, may be left
+    out."""
+
     patch_px: ClassVar[int] = 16
     """Pixels per token and axis of the released sources."""
     pipeline_patch_px: ClassVar[int | None] = None
