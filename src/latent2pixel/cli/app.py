@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from latent2pixel.cli import convert, data, demo, evaluate, export, families, generate, inspect, ladder, train, world
+from latent2pixel.cli import (
+    compare_crops,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    families,
+    generate,
+    inspect,
+    ladder,
+    train,
+    world,
+)
 from latent2pixel.errors import Interrupted, L2PError
 
 EXIT_BUG = 1
@@ -32,6 +45,7 @@ app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare-crops")(compare_crops.compare_crops)
 app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 
