@@ -10,7 +10,8 @@ from patch 64 on. Its head runs in one piece, and where that takes more than --h
 source's decode runs in one piece and in diffusers' tiles. One step: median of the steps after the first. Image: 30
 steps and the decode, not run as a whole. Peak: weights and all, without the text encoder; on GPUs what torch has
 allocated, on CPUs the largest resident size of a process of its own, 600 MB of it libraries. Operations are counted by
-torch; the share is that of the rate of a large matrix product, measured in the same run.
+torch; the share is that of the rate of a large matrix product, measured in the same run. With one thread (taskset, or
+OMP_NUM_THREADS=1) times are the processor's, which other jobs hardly lengthen.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from efficiency_models import build, device_name, head_of, patch_of
+from efficiency_models import build, device_name, head_of, now, patch_of
 from latent2pixel.config.memory_size import parse_memory
 from latent2pixel.errors import L2PError
 from latent2pixel.model.head_budget import tile_for_budget
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--release", help="published source of the family z_image, such as Z-Image")
     parser.add_argument("--sizes", type=int, nargs="+", help="widths and heights in pixels")
     parser.add_argument("--source-up-to", type=int, help="largest size of the source; default: 4096")
-    parser.add_argument("--head-memory", default="1GB", help="the head's memory above which it runs in tiles too")
+    parser.add_argument("--head-memory", default="2GB", help="the head's memory above which it runs in tiles too")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "SIZE", "TILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     name = arguments.release or arguments.model
@@ -154,7 +154,7 @@ def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None) -> dict
     step_ms = 1000 * statistics.median(steps)
     row = {
         "step_ms": step_ms,
-        "step_spread": (max(steps) - min(steps)) / statistics.median(steps),
+        "step_spread": (max(steps) - min(steps)) / statistics.median(steps) if len(steps) > 1 else None,
         "step_peak_mb": step_peak,
         "step_tflop": counted.get_total_flops() / num_counted / 1e12,
     }
@@ -208,13 +208,6 @@ def median_seconds(run: Callable[[], object], *, repeat: int = 10) -> float:
     return statistics.median(times[3:])
 
 
-def now() -> float:
-    """Return the clock once all queued work is done."""
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def reset_peak() -> None:
     """Forget earlier peaks, where that can be done."""
     if DEVICE == "cuda":
@@ -253,12 +246,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "failed" in row:
             lines.append(f"| {start} | {row['failed']} |" + " |" * 5)
             continue
-        decode, peak = f"{row['decode_ms']:.1f}", f"{row['peak_mb']:.0f}"
+        step, decode, peak = f"{row['step_ms']:.1f}", f"{row['decode_ms']:.1f}", f"{row['peak_mb']:.0f}"
+        step += "" if row["step_spread"] is None else f" ({row['step_spread']:.0%})"
         if "tiled_decode_ms" in row:
             decode += f" ({row['tiled_decode_ms']:.1f})"
             peak += f" ({max(row['step_peak_mb'], row['decode_peak_mb']):.0f})"
         lines.append(
-            f"| {start} | {row['step_ms']:.1f} ({row['step_spread']:.0%}) | {decode} | {row['image_s']:.2f} | {peak} "
+            f"| {start} | {step} | {decode} | {row['image_s']:.2f} | {peak} "
             f"| {row['step_tflop']:.3f} | {row['rate_share']:.0%} |"
         )
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,13 @@ def build(kind: str, name: str, size_px: int) -> ZImagePipeline:
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def now() -> float:
+    """Return the clock once all queued work is done; with one thread the processor's, which other jobs do not delay."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def device_name() -> str:

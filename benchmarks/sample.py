@@ -6,6 +6,7 @@ Two pipelines of the family z_image, float32, guidance on (its stock pipeline ru
 miniature, converted from the shipped source, with its text encoder, 64 px and 30 steps; and one of 6 blocks of width
 512 with random weights, 256 px, 10 steps, a random encoded prompt of 200 tokens and no text encoder. Each round samples
 one image each way, with the same prompt and another seed; a way's time is its median, behind one round that warms up.
+With one thread times are the processor's, which other jobs hardly lengthen.
 """
 
 import argparse
@@ -13,15 +14,14 @@ import copy
 import json
 import os
 import statistics
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import date
 from typing import Any
 
 import torch
 
-from efficiency_models import MIDDLE, SHIPPED, build, device_name
+from efficiency_models import MIDDLE, SHIPPED, build, device_name, now
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.errors import L2PError
 from latent2pixel.generate.prepare import prepare_for_sampling, remembering
@@ -71,15 +71,20 @@ def middle() -> tuple[Any, dict[str, Any]]:
 def measured(pipe: Any, call: dict[str, Any], *, ways: tuple[str, ...], rounds: int) -> list[dict[str, Any]]:
     """Return the seconds of an image each way, and how far its pixels are from the plain way's."""
     pipe.set_progress_bar_config(disable=True)
-    samplers = {way: sampler(pipe, call, way) for way in ways}
+    with ExitStack() as kept:
+        return _measured({way: sampler(pipe, call, way, kept) for way in ways}, rounds=rounds)
+
+
+def _measured(samplers: Mapping[str, Callable[[int], torch.Tensor]], *, rounds: int) -> list[dict[str, Any]]:
+    ways = list(samplers)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     furthest = dict.fromkeys(ways, 0.0)
     for seed in range(1 + rounds):
         images = {}
         for way, sample in samplers.items():
-            started = time.perf_counter()
+            started = now()
             images[way] = sample(seed)
-            seconds[way].append(time.perf_counter() - started)
+            seconds[way].append(now() - started)
         for way in ways:
             furthest[way] = max(furthest[way], (images[way] - images["plain"]).abs().max().item())
     medians = {way: statistics.median(times[1:]) for way, times in seconds.items()}
@@ -95,8 +100,15 @@ def measured(pipe: Any, call: dict[str, Any], *, ways: tuple[str, ...], rounds: 
     ]
 
 
-def sampler(pipe: Any, call: dict[str, Any], way: str) -> Callable[[int], torch.Tensor]:
-    """Return the function that samples the image of a seed one way."""
+def sampler(pipe: Any, call: dict[str, Any], way: str, kept: ExitStack) -> Callable[[int], torch.Tensor]:
+    """Return the function that samples the image of a seed one way.
+
+    Args:
+        pipe: Pixel pipeline.
+        call: Of the pipeline for one image.
+        way: One of ``WAYS``.
+        kept: Keeps what is remembered to the end of the run, as a command that makes many images does.
+    """
     # Its own copy: each way changes what it samples with.
     own = type(pipe)(**{**pipe.components, "transformer": copy.deepcopy(pipe.transformer)})
     own.set_progress_bar_config(disable=True)
@@ -106,9 +118,8 @@ def sampler(pipe: Any, call: dict[str, Any], way: str) -> Callable[[int], torch.
         compile_parts(own.transformer)
     elif way != "plain" and way != "nothing twice":
         prepare_for_sampling(own, compiled=way.startswith("compiled"))
-    kept = way in ("nothing twice", "both", "compiled, and both")
-    context = remembering(own) if kept else nullcontext()
-    context.__enter__()  # to the end of the run, as a command that makes many images does
+    if way in ("nothing twice", "both", "compiled, and both"):
+        kept.enter_context(remembering(own))
 
     def sample(seed: int) -> torch.Tensor:
         return own(**call, generator=torch.Generator().manual_seed(seed), output_type="pt").images
