@@ -27,7 +27,7 @@ from datetime import date
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from efficiency_models import build, device_name, head_of, now, patch_of
 from latent2pixel.config.memory_size import parse_memory
@@ -43,6 +43,10 @@ MATRIX = {"cuda": 8192, "cpu": 2048}
 """Side of the matrices whose product gives the rate."""
 QUICK = {"sizes": [512, 1024, 2048, 4096, 8192], "source_up_to": 1024}
 """Under five minutes on two cores, with the miniature."""
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3])
+}
+"""torch 2.13 counts nothing for attention on CPUs."""
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
@@ -143,7 +147,7 @@ def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None) -> dict
 
     num_steps = 2 if large else 4
     # Counting takes microseconds an operation: nothing on large pictures on a CPU, which take minutes.
-    with FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted:
         latents, num_counted = (run(num_steps), num_steps) if large and DEVICE == "cpu" else (run(1), 1)
     reset_peak()
     if num_counted == 1:
