@@ -1,144 +1,137 @@
 """What a picture costs, latent source against pixel model, by size: latency, memory, tokens, rate of arithmetic.
 
-python benchmarks/efficiency.py [--quick] [--json] [--release Z-Image] [--sizes 1024 2048 4096] [--source-up-to 4096]
+python benchmarks/efficiency.py [--quick] [--json] [--model middle] [--release Z-Image] [--sizes 1024 2048 4096]
 
-Both run through their stock pipelines, guidance off, with random weights in bfloat16 and a random encoded prompt of 200
-tokens: neither time nor memory depends on values. Without --release a Z-Image of about an eighth of the width and a
-fifth of the depth, for CPUs. The pixel model keeps the number of tokens: patch 16 up to 1024 px, then as much larger as
-the picture, with the published head of six levels from patch 64 on. One step: median of the steps after the first.
-Image: 30 steps and the decode, not run as a whole. Peak: weights and all, without the text encoder; on GPUs what torch
-has allocated, on CPUs the largest resident size of a process of its own. Operations are counted by torch in a step of
-their own; the share is that of the rate of a large matrix product, measured in the same run.
+Both run through their stock pipelines, guidance off, with random weights and a random encoded prompt of 200 tokens:
+neither time nor memory depends on values. bfloat16 on GPUs, float32 on CPUs, most of which have no arithmetic of the
+former. Models: the shipped miniature, a Z-Image of 6 blocks of width 512, or with --release a published one. The pixel
+model keeps the number of tokens: patch 16 up to 1024 px, then as much larger as the picture, with a head of six levels
+from patch 64 on. Its head runs in one piece, and where that takes more than --head-memory once more in tiles. The
+source's decode runs in one piece and in diffusers' tiles. One step: median of the steps after the first. Image: 30
+steps and the decode, not run as a whole. Peak: weights and all, without the text encoder; on GPUs what torch has
+allocated, on CPUs the largest resident size of a process of its own, 600 MB of it libraries. Operations are counted by
+torch; the share is that of the rate of a large matrix product, measured in the same run. With one thread (taskset, or
+OMP_NUM_THREADS=1) times are the processor's, which other jobs hardly lengthen.
 """
 
 import argparse
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from efficiency_models import build, device_name, head_of, now, patch_of
+from latent2pixel.config.memory_size import parse_memory
 from latent2pixel.errors import L2PError
-from latent2pixel.families import load_family, load_pixel_class
-from latent2pixel.families.catalogue import full_config, releases
-from latent2pixel.model.codec import PixelVAE
-from lift_scale import VAE
-from train_memory import TOLD
+from latent2pixel.model.head_budget import tile_for_budget
 
 STEPS_OF_AN_IMAGE = 30
 """Of the released model, at 1024 px (L2P, arXiv 2605.12013)."""
-TOKEN_GRID_PX = 1024
-"""Up to this size the patch stays 16."""
-HEAD_4K_FROM_PATCH = 64
-SMALL = {"dim": 512, "n_layers": 6, "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4}
-"""For CPUs: about an eighth of Z-Image's width, a fifth of its depth."""
+LARGE_FROM_PX = 2048
+"""From this size on a single step is measured."""
+PROMPT_TOKENS = 200
 MATRIX = {"cuda": 8192, "cpu": 2048}
 """Side of the matrices whose product gives the rate."""
+QUICK = {"sizes": [512, 1024, 2048, 4096, 8192], "source_up_to": 1024}
+"""Under five minutes on two cores, with the miniature."""
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3])
+}
+"""torch 2.13 counts nothing for attention on CPUs."""
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 and 512 px")
+    parser.add_argument("--quick", action="store_true", help="the miniature, 512 to 8192 px, its source up to 1024 px")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--model", default="miniature", choices=["miniature", "middle"])
     parser.add_argument("--release", help="published source of the family z_image, such as Z-Image")
     parser.add_argument("--sizes", type=int, nargs="+", help="widths and heights in pixels")
-    parser.add_argument("--source-up-to", type=int, default=4096, help="largest size of the source")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument("--source-up-to", type=int, help="largest size of the source; default: 4096")
+    parser.add_argument("--head-memory", default="2GB", help="the head's memory above which it runs in tiles too")
+    parser.add_argument("--one", nargs=3, metavar=("KIND", "SIZE", "TILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    sizes = arguments.sizes or ([256, 512] if arguments.quick else [512, 1024, 2048, 4096])
+    name = arguments.release or arguments.model
     if arguments.one:
-        kind, size_px = arguments.one[0], int(arguments.one[1])
-        print(json.dumps(measured(build(kind, arguments.release, size_px), kind, size_px)))
+        kind, size_px, tile_px = arguments.one[0], int(arguments.one[1]), int(arguments.one[2]) or None
+        print(json.dumps(measured(build(kind, name, size_px), kind, size_px, tile_px=tile_px)))
         return
+    sizes = arguments.sizes or (QUICK["sizes"] if arguments.quick else [512, 1024, 2048, 4096])
+    largest_source = arguments.source_up_to or (QUICK["source_up_to"] if arguments.quick else 4096)
+    wanted = [("source", size_px, None) for size_px in sizes if size_px <= largest_source]
+    wanted += [("pixel", size_px, None) for size_px in sizes]
+    wanted += [
+        ("pixel", size_px, tile)
+        for size_px in sizes
+        if (tile := tile_of(name, size_px, budget_bytes=parse_memory(arguments.head_memory)))
+    ]
     rows, rate = [], matmul_tflops()
-    for kind in ("source", "pixel"):
-        pipe = None
-        for size_px in sizes:
-            if kind == "source" and size_px > arguments.source_up_to:
-                continue
-            if torch.cuda.is_available():
-                # The pixel model of each size has another input projection and head.
-                pipe = build(kind, arguments.release, size_px) if pipe is None or kind == "pixel" else pipe
-                row = measured(pipe, kind, size_px)
-            else:
-                row = in_own_process(kind, arguments.release, size_px)
-            rows.append(row | {"rate_share": row["step_tflop"] / (row["step_ms"] / 1000) / rate})
-            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-        del pipe
-    chip = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    machine = {"date": date.today().isoformat(), "device": chip, "cores": os.cpu_count(), "torch": torch.__version__}
-    machine |= {"matmul_tflops": rate, "source": arguments.release or f"Z-Image with {SMALL}"}
+    for kind, size_px, tile_px in sorted(wanted, key=lambda each: each[0], reverse=True):
+        row = described(kind, size_px, tile_px) | run_one(kind, size_px, tile_px, name=name, release=arguments.release)
+        if "step_ms" in row:
+            row["rate_share"] = row["step_tflop"] / (row["step_ms"] / 1000) / rate
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    machine = {"date": date.today().isoformat(), "device": device_name(), "cores": os.cpu_count()}
+    machine |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "matmul_tflops": rate, "model": name}
     if arguments.json:
-        print(json.dumps({"rows": rows, "ratios": ratios(rows)} | machine))
+        peaks = {row["head"]: row["peak_mb"] for row in rows if row["size_px"] == 8192 and "peak_mb" in row}
+        print(json.dumps({"rows": rows, "ratios": ratios(rows), "peak_mb_8192_px": peaks} | machine))
     else:
         print(table(rows), json.dumps(ratios(rows)), machine, sep="\n")
 
 
-def in_own_process(kind: str, release: str | None, size_px: int) -> dict[str, Any]:
-    """Measure one model at one size in a process of its own, whose memory is then the measurement's alone."""
-    command = [sys.executable, __file__, "--one", kind, str(size_px)]
-    command += ["--release", release] if release else []
+def tile_of(name: str, size_px: int, *, budget_bytes: int) -> int | None:
+    """Return the head's tile for a budget, None where it fits in one piece."""
+    patch, channels, width = head_of(name, size_px)
+    del patch
+    size = (size_px, size_px)
+    return tile_for_budget(channels, size, budget_bytes=budget_bytes, dtype=DTYPE, feature_dim=width)
+
+
+def described(kind: str, size_px: int, tile_px: int | None) -> dict[str, Any]:
+    """Return what a row is about."""
+    patch = 16 if kind == "source" else patch_of(size_px)
+    head = "none" if kind == "source" else "one piece" if tile_px is None else f"tiles of {tile_px} px"
+    return {"model": kind, "size_px": size_px, "patch_px": patch, "tokens": (size_px // patch) ** 2, "head": head}
+
+
+def run_one(kind: str, size_px: int, tile_px: int | None, *, name: str, release: str | None) -> dict[str, Any]:
+    """Measure one row: on CPUs in a process of its own, whose memory is then the measurement's alone."""
+    if DEVICE == "cuda":
+        try:
+            return measured(build(kind, name, size_px), kind, size_px, tile_px=tile_px)
+        except torch.OutOfMemoryError:
+            return {"failed": "out of memory"}
+    command = [sys.executable, __file__, "--one", kind, str(size_px), str(tile_px or 0)]
+    command += ["--release", release] if release else ["--model", name]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        raise SystemExit(f"{kind} at {size_px} px ended with status {finished.returncode}:\n{finished.stderr[-800:]}")
+        last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"failed": f"ended with status {finished.returncode}: {last[:200]}"}
     return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
-def patch_of(size_px: int) -> int:
-    """Return the patch of the pixel model for a size: never more tokens than at 1024 px."""
-    return 16 * max(1, size_px // TOKEN_GRID_PX)
-
-
-def build(kind: str, release: str | None, size_px: int) -> ZImagePipeline:
-    """Return a stock pipeline with random weights, without text encoder."""
-    name = release or "Z-Image"
-    found = next((each for each in releases() if each.release == name and each.family == "z_image"), None)
-    if found is None:
-        raise SystemExit(f"no release {name!r} of the family z_image; see `l2p families`")
-    config = full_config(found) | ({} if release else SMALL)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "source":
-        family = load_family(found.family)
-        with torch.device("meta"):
-            transformer = family.transformer_class(**{k: v for k, v in config.items() if not k.startswith("_")})
-        vae = AutoencoderKL(**VAE)
-    else:
-        patch = patch_of(size_px)
-        head = {"head_channels": (16, 32, 64, 128, 256, 512)} if patch >= HEAD_4K_FROM_PATCH else {}
-        transformer = load_pixel_class(found.family).from_config_of(config, pixel_patch_size=patch, **head)
-        vae = PixelVAE(transformer.factor)
-    transformer = transformer.to(torch.bfloat16).to_empty(device=device)
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    pipe = ZImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae.to(device, torch.bfloat16),
-        text_encoder=None,
-        tokenizer=None,
-        transformer=transformer.eval(),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @torch.no_grad()
-def measured(pipe: ZImagePipeline, kind: str, size_px: int) -> dict[str, Any]:
+def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None) -> dict[str, Any]:
     """Return what one step and one decode of a size cost."""
-    device, large = pipe.transformer.device, size_px > 2 * TOKEN_GRID_PX
-    (told,) = TOLD["z_image"].values()
-    prompt = [torch.randn(told, dtype=torch.bfloat16, device=device)]
+    large = size_px >= LARGE_FROM_PX
+    if kind == "pixel":
+        pipe.transformer.head.tile_px = tile_px
+    width = pipe.transformer.config["cap_feat_dim"]
+    prompt = [torch.randn(PROMPT_TOKENS, width, dtype=DTYPE, device=DEVICE)]
     ends: list[float] = []
 
     def note(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -149,36 +142,39 @@ def measured(pipe: ZImagePipeline, kind: str, size_px: int) -> dict[str, Any]:
         call = {"prompt_embeds": prompt, "height": size_px, "width": size_px, "guidance_scale": 0.0}
         return pipe(
             **call, num_inference_steps=steps, output_type="latent", callback_on_step_end=note,
-            generator=torch.Generator(device).manual_seed(0),
+            generator=torch.Generator(DEVICE).manual_seed(0),
         ).images  # fmt: skip
 
-    with FlopCounterMode(display=False) as counted:
-        run(1)
+    num_steps = 2 if large else 4
+    # Counting takes microseconds an operation: nothing on large pictures on a CPU, which take minutes.
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted:
+        latents, num_counted = (run(num_steps), num_steps) if large and DEVICE == "cpu" else (run(1), 1)
     reset_peak()
-    ends.clear()
-    latents = run(2 if large else 6)
+    if num_counted == 1:
+        ends.clear()
+        latents = run(num_steps)
     steps = [after - before for before, after in itertools.pairwise(ends)]
-    step_peak = peak_gb()
-    decode_s, tiled, decode_peak = decoded(pipe, latents, repeat=1 if large else 3)
+    step_peak = peak_mb()
     step_ms = 1000 * statistics.median(steps)
-    return {
-        "model": kind,
-        "size_px": size_px,
-        "patch_px": 16 if kind == "source" else patch_of(size_px),
-        "tokens": (size_px // (16 if kind == "source" else patch_of(size_px))) ** 2,
+    row = {
         "step_ms": step_ms,
-        "step_spread": (max(steps) - min(steps)) / statistics.median(steps),
-        "decode_ms": 1000 * decode_s,
-        "decode": "tiled: untiled ran out of memory" if tiled else "untiled",
-        "image_s": (STEPS_OF_AN_IMAGE * step_ms / 1000) + decode_s,
-        "step_peak_gb": step_peak,
-        "peak_gb": max(step_peak, decode_peak),
-        "step_tflop": counted.get_total_flops() / 1e12,
+        "step_spread": (max(steps) - min(steps)) / statistics.median(steps) if len(steps) > 1 else None,
+        "step_peak_mb": step_peak,
+        "step_tflop": counted.get_total_flops() / num_counted / 1e12,
     }
+    # Tiles first: on CPUs a peak cannot be forgotten.
+    for key in ["tiled_decode", "decode"] if kind == "source" else ["decode"]:
+        seconds, peak = decoded(pipe, latents, tiled=key == "tiled_decode")
+        row |= {f"{key}_ms": 1000 * seconds, f"{key}_peak_mb": peak}
+    decode_s = min(row["decode_ms"], row.get("tiled_decode_ms", row["decode_ms"])) / 1000
+    row["image_s"] = STEPS_OF_AN_IMAGE * step_ms / 1000 + decode_s
+    # The least that a picture needs: with the decode in tiles where there are any.
+    row["peak_mb"] = max(step_peak, row.get("tiled_decode_peak_mb", row["decode_peak_mb"]))
+    return row
 
 
-def decoded(pipe: ZImagePipeline, latents: torch.Tensor, *, repeat: int) -> tuple[float, bool, float]:
-    """Return the seconds of a decode, whether it had to be tiled, and its peak in GB."""
+def decoded(pipe: Any, latents: torch.Tensor, *, tiled: bool) -> tuple[float, float]:
+    """Return the seconds of a decode and its peak in MB, infinity where it does not fit."""
     given = latents.to(pipe.vae.dtype)
 
     def once() -> float:
@@ -187,23 +183,22 @@ def decoded(pipe: ZImagePipeline, latents: torch.Tensor, *, repeat: int) -> tupl
         return now() - started
 
     reset_peak()
+    if tiled:
+        pipe.vae.enable_tiling()
     try:
-        once()
-        return statistics.median(once() for _ in range(repeat)), False, peak_gb()
+        once()  # warms up
+        return once(), peak_mb()
     except torch.OutOfMemoryError:
-        pass
-    reset_peak()
-    pipe.vae.enable_tiling()
-    seconds = once()
-    pipe.vae.disable_tiling()
-    return seconds, True, peak_gb()
+        return float("inf"), float("inf")
+    finally:
+        if tiled:
+            pipe.vae.disable_tiling()
 
 
 def matmul_tflops() -> float:
-    """Return the rate of a large bfloat16 matrix product, in 10**12 operations a second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    side = MATRIX[device]
-    left, right = (torch.randn(side, side, dtype=torch.bfloat16, device=device) for _ in range(2))
+    """Return the rate of a large matrix product, in 10**12 operations a second."""
+    side = MATRIX[DEVICE]
+    left, right = (torch.randn(side, side, dtype=DTYPE, device=DEVICE) for _ in range(2))
     return 2 * side**3 / median_seconds(lambda: left @ right) / 1e12
 
 
@@ -217,35 +212,28 @@ def median_seconds(run: Callable[[], object], *, repeat: int = 10) -> float:
     return statistics.median(times[3:])
 
 
-def now() -> float:
-    """Return the clock once all queued work is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def reset_peak() -> None:
     """Forget earlier peaks, where that can be done."""
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_gb() -> float:
-    """Return the largest memory since ``reset_peak``, on CPUs since the process began."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def peak_mb() -> float:
+    """Return the largest memory since ``reset_peak``, on CPUs since the process began, in MB of 10**6 bytes."""
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return source over pixel model, by size, where both were measured."""
-    by_key = {(row["model"], row["size_px"]): row for row in rows}
+    """Return source over pixel model, head in one piece, by size, where both were measured."""
+    by_key = {(row["model"], row["size_px"], row["head"]): row for row in rows if "step_ms" in row}
     found = {}
-    for (kind, size_px), source in by_key.items():
-        pixel = by_key.get(("pixel", size_px))
+    for (kind, size_px, _), source in by_key.items():
+        pixel = by_key.get(("pixel", size_px, "one piece"))
         if kind == "source" and pixel is not None:
-            keys = ("step_ms", "image_s", "peak_gb", "step_tflop")
+            keys = ("step_ms", "image_s", "peak_mb", "step_tflop")
             found[str(size_px)] = {key: round(source[key] / pixel[key], 3) for key in keys}
     return found
 
@@ -253,16 +241,23 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| model | px | patch | tokens | step, ms (spread) | decode, ms | image of 30 steps, s | peak, GB "
-        "| 10^12 operations a step | share of the matrix rate |",
-        "| --- " * 10 + "|",
+        "| model | px | patch | tokens | head | step, ms (spread) | decode, ms (tiled) | image of 30 steps, s "
+        "| peak, MB (decode untiled) | 10^12 operations a step | share of the matrix rate |",
+        "| --- " * 11 + "|",
     ]
     for row in rows:
-        decode = f"{row['decode_ms']:.1f}" + (" (tiled)" if row["decode"] != "untiled" else "")
+        start = " | ".join(str(row[key]) for key in ("model", "size_px", "patch_px", "tokens", "head"))
+        if "failed" in row:
+            lines.append(f"| {start} | {row['failed']} |" + " |" * 5)
+            continue
+        step, decode, peak = f"{row['step_ms']:.1f}", f"{row['decode_ms']:.1f}", f"{row['peak_mb']:.0f}"
+        step += "" if row["step_spread"] is None else f" ({row['step_spread']:.0%})"
+        if "tiled_decode_ms" in row:
+            decode += f" ({row['tiled_decode_ms']:.1f})"
+            peak += f" ({max(row['step_peak_mb'], row['decode_peak_mb']):.0f})"
         lines.append(
-            f"| {row['model']} | {row['size_px']} | {row['patch_px']} | {row['tokens']} | {row['step_ms']:.1f} "
-            f"({row['step_spread']:.0%}) | {decode} | {row['image_s']:.2f} | {row['peak_gb']:.2f} "
-            f"| {row['step_tflop']:.2f} | {row['rate_share']:.0%} |"
+            f"| {start} | {step} | {decode} | {row['image_s']:.2f} | {peak} "
+            f"| {row['step_tflop']:.3f} | {row['rate_share']:.0%} |"
         )
     return "\n".join(lines)
 

@@ -57,6 +57,8 @@ def test_dry_run_writes_nothing(source_folder, tmp_path):
         (["--recipe", "lift", "--warm-up-steps", "-1"], ConfigError),
         (["--input-map", "ridge"], ConfigError),
         (["--noise-scale", "0"], ConfigError),
+        (["--noise-shift", "0"], ConfigError),
+        (["--recipe", "lift", "--dry-run", "--noise-shift", "4"], ConfigError),
         (["--recipe", "lift", "--dry-run", "--noise-scale", "2"], ConfigError),
         (["--recipe", "lift", "--dry-run", "--input-map", "rigde"], ConfigError),
         (["--num-blocks", "99"], ConfigError),

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tests.tiny import EXAMPLES, HEAD, PROMPTS, save_tiny_pipeline, tiny_pipeline
+from tests.tiny import EXAMPLES, FAMILIES, HEAD, PROMPTS, patch_px, save_tiny_pipeline, tiny_pipeline
 
 from latent2pixel.convert import build_pixel_pipeline, convert
 from latent2pixel.errors import (
@@ -20,6 +20,7 @@ from latent2pixel.errors import (
     SourceError,
     UnsupportedFamilyError,
 )
+from latent2pixel.families import load_family
 from latent2pixel.generate import load_pipeline
 
 OPTIONS = {"head": HEAD, "num_blocks": 1}
@@ -258,6 +259,31 @@ def test_weights_that_do_not_fit_their_configuration(broken, tmp_path):
 
 
 # -- settings
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_noise_shift_of_the_published_4k_model(name):
+    """Chosen at conversion, so that training and sampling both have it; sources that cannot choose say so."""
+    family, source = load_family(name), tiny_pipeline(name)
+    options = {"head": HEAD, "patch_size": patch_px(name)}
+    if family.objective != "flow" or family.clock_shift(4096) is not None:
+        with pytest.raises(SourceError, match="noise shift"):
+            build_pixel_pipeline(source, **options, noise_shift=4.0)
+        return
+    pipe = build_pixel_pipeline(source, **options, noise_shift=4.0)
+    assert family.shift(pipe.scheduler, 4096) == pytest.approx(4.0)
+    # Without it the source's stays, as published at 1K; and the source's own scheduler is left alone.
+    assert family.shift(source.scheduler, 4096) == family.shift(tiny_pipeline(name).scheduler, 4096)
+    kept = build_pixel_pipeline(source, **options)
+    assert family.shift(kept.scheduler, 4096) == family.shift(family.scheduler(source), 4096)
+
+
+def test_noise_shift_is_recorded_and_another_one_refused(source, tmp_path):
+    report = convert(source, tmp_path / "out", **OPTIONS, noise_shift=4.0)
+    assert json.loads((report.folder / "scheduler" / "scheduler_config.json").read_text())["shift"] == 4.0
+    assert json.loads((report.folder / "conversion.json").read_text())["settings"]["noise_shift"] == 4.0
+    with pytest.raises(OutputFolderError, match="noise_shift"):
+        convert(source, tmp_path / "out", **OPTIONS)
 
 
 def test_patch_and_head_that_do_not_fit(source, tmp_path):

@@ -1,12 +1,16 @@
 """The patch ladder against its algebra: the new model sees the mean of four sub-patches, and noise half as strong."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from tests.tiny import EXAMPLES, GRID, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
 from torch.nn import functional
+from typer.testing import CliRunner
 
+from latent2pixel.cli.app import app
 from latent2pixel.convert.ladder import climb, double_patch
 from latent2pixel.errors import OutputFolderError, SourceError
 from latent2pixel.families import family_of
@@ -245,6 +249,24 @@ def test_two_rungs(lifted, tmp_path):
     expected_BwHW = 4 * functional.avg_pool2d(old_BwHW - bias_w11, 4) + bias_w11  # sixteen sub-patches, a quarter each
     torch.testing.assert_close(projected(pipe, image_BCHW)[0], expected_BwHW, atol=1e-4, rtol=1e-4)
     assert sampled(pipe).shape == (2, 64, 128, 3)
+
+
+def test_8k_from_a_4k_model_without_training(tmp_path):
+    """Patch 64 to 128: the same token grid, four times the pixels, and the trunk of the 4K model sees the same."""
+    pipe = tiny_pixel_pipeline("z_image", patch_size=64, head=(2, 2, 2, 4, 4, 4), noise_shift=4.0)
+    pipe.save_pretrained(tmp_path / "4k")
+    ladder = ["ladder", str(tmp_path / "4k"), str(tmp_path / "8k"), "--json"]
+    result = CliRunner().invoke(app, ladder, catch_exceptions=False)
+    assert json.loads(result.stdout) == {"folder": str(tmp_path / "8k"), "patch_size": 128, "noise_shift": 8.0}
+    larger = load_pipeline(tmp_path / "8k")
+    assert larger.transformer.head.out_conv.weight.equal(pipe.transformer.head.out_conv.weight)
+    small_BCHW = noise(1, 3, 128, 192)
+    old_BwHW, bias_w11 = projected(pipe, small_BCHW)
+    new_BwHW, _ = projected(larger, repeated(small_BCHW, 64))
+    torch.testing.assert_close(new_BwHW, 2 * (old_BwHW - bias_w11) + bias_w11, atol=1e-4, rtol=1e-4)
+    pictures = sampled(larger, height=256, width=384)
+    assert pictures.shape == (2, 256, 384, 3)
+    assert np.isfinite(pictures).all()
 
 
 def test_same_call_again_returns_at_once_and_another_model_is_refused(plain, tmp_path):

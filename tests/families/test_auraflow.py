@@ -11,5 +11,5 @@ def test_images_beyond_the_learned_positions_are_refused():
     family, pipe = load_family("auraflow"), tiny_pipeline("auraflow")
     items = family.encode(pipe, PROMPTS[:1])
     family.collate(pipe.transformer, items, (16, 2))
-    with pytest.raises(GeometryError, match="at most 16 rows and columns"):
+    with pytest.raises(GeometryError, match="at most 16 x 16 tokens"):
         family.collate(pipe.transformer, items, (17, 2))

@@ -71,3 +71,10 @@ def test_size_is_checked_before_files(tmp_path):
     with pytest.raises(GeometryError) as caught:
         generate_pictures(pipeline("z_image"), [picture], settings)
     assert caught.value.fix == "Choose 656x512."
+
+
+def test_more_tokens_than_positions(tmp_path):
+    picture = Picture(path=tmp_path / "a.png", prompt="a red circle", seed=3)
+    with pytest.raises(GeometryError, match="positions"):
+        generate_pictures(pipeline("z_image"), [picture], PictureSettings(size_px=(65 * 16, 16)))
+    assert list(tmp_path.iterdir()) == []

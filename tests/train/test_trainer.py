@@ -20,11 +20,12 @@ from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.errors import ConfigError, StateError, TrainingError
 from latent2pixel.families import load_family
 from latent2pixel.model import freezing
+from latent2pixel.model.compute import compile_parts
 from latent2pixel.model.predict import predict, predict_tokens
 from latent2pixel.train import TrainConfig, train
 from latent2pixel.train.average import average_of, power_of
 from latent2pixel.train.checkpoint import best_folder, checkpoint_folders, newest_folder
-from latent2pixel.train.for_model import compile_parts, rate_factor_of, trained_names
+from latent2pixel.train.for_model import rate_factor_of, trained_names
 from latent2pixel.train.validation import Validation
 
 REPOSITORY = Path(__file__).parents[2]

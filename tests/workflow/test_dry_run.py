@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
 from latent2pixel.cli.app import app
+from latent2pixel.errors import GeometryError
 from latent2pixel.families import family_of
 from latent2pixel.train import TrainConfig
 from latent2pixel.workflow.dry_run import dry_run
@@ -47,6 +48,13 @@ def test_every_family_is_estimated_without_a_weight(name, tmp_path, images):
     assert found["stored"]["parts"]["activations"] > 0
     if "checkpointed" in found:
         assert found["checkpointed"]["parts"]["activations"] <= found["stored"]["parts"]["activations"]
+
+
+def test_sizes_beyond_the_positions_are_refused(tmp_path, images):
+    """The tiny source has 64 x 64 positions, at 16 px each."""
+    folder = save_pixel_pipeline("z_image", tmp_path / "pixel")
+    with pytest.raises(GeometryError, match="at most 64 x 64 tokens"):
+        dry_run(folder, images, config=TrainConfig(image_size_px=65 * 16, num_blocks=1, batch_size=1), cards_gb=[24])
 
 
 def run(*arguments: object) -> object:

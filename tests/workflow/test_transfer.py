@@ -46,6 +46,15 @@ def weights(model: Path) -> torch.Tensor:
     return load_pipeline(model).transformer.head.out_conv.weight
 
 
+@pytest.mark.parametrize(("size_px", "buckets"), [(65 * 16, False), (60 * 16, True)])
+def test_images_beyond_the_positions_are_refused_before_the_run(parts, tmp_path, size_px, buckets):
+    """The tiny source has 64 x 64 positions; of buckets, the long side of the widest one counts."""
+    config = replace(CONFIG, image_size_px=size_px, aspect_buckets=buckets)
+    with pytest.raises(GeometryError, match="at most 64 x 64 tokens"):
+        transfer(parts[0], parts[1], tmp_path / "run", config=config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_unreadable_image_is_skipped_and_named(parts, tmp_path):
     model, images = parts
     broken = tmp_path / "images"

@@ -8,6 +8,7 @@ import typer
 
 from latent2pixel.cli import (
     ablate,
+    compare_crops,
     convert,
     data,
     demo,
@@ -46,6 +47,7 @@ app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)
+app.command("compare-crops")(compare_crops.compare_crops)
 app.add_typer(data.app, name="data")
 app.add_typer(world.app, name="world")
 

@@ -41,6 +41,10 @@ WarmUpOption = Annotated[
 NoiseScaleOption = Annotated[
     float, typer.Option(help="How many times stronger the noise is beside the image; not with lift.")
 ]
+NoiseShiftOption = Annotated[
+    float | None,
+    typer.Option(help="Noise shift of the scheduler, 4 as published for 4K; default: the source's; not with lift."),
+]
 BaseOption = Annotated[
     str | None,
     typer.Option(help="The pipeline that the published weights were made from, or the model that the run trained."),
@@ -73,6 +77,7 @@ def convert(
     input_map: InputMapOption = None,
     num_blocks: Annotated[int, typer.Option(help="Blocks that train at each end of the trunk.")] = 5,
     noise_scale: NoiseScaleOption = 1.0,
+    noise_shift: NoiseShiftOption = None,
     from_released: ReleasedOption = None,
     merge: MergeOption = None,
     base: BaseOption = None,
@@ -115,6 +120,7 @@ def convert(
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
         noise_scale=noise_scale,
+        noise_shift=noise_shift,
         seed=seed,
     )
     # Also before images are made, which can take an hour.
@@ -133,6 +139,7 @@ def convert(
         input_map=chosen_map,
         warm_up_steps=warm_up_steps,
         noise_scale=noise_scale,
+        noise_shift=noise_shift,
         seed=seed,
         torch_dtype=parse_dtype(dtype),
     )

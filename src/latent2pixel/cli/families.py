@@ -10,11 +10,18 @@ import typer
 def families(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
     markdown: Annotated[bool, typer.Option(help="Print the page docs/families.md.")] = False,
+    limits: Annotated[bool, typer.Option(help="Print how large images of each can be, in Markdown.")] = False,
 ) -> None:
     """List the published sources: family, objective, patch, parameters, what trains."""
     from latent2pixel.families.catalogue import catalogue
     from latent2pixel.families.catalogue import markdown as page
 
+    if limits:
+        from latent2pixel.families.catalogue import releases
+        from latent2pixel.families.limits import limits_table
+
+        typer.echo(limits_table(releases()), nl=False)
+        return
     entries = catalogue()
     if as_json:
         typer.echo(json.dumps([asdict(entry) for entry in entries]))

@@ -86,6 +86,8 @@ def _making(record: Mapping[str, Any]) -> dict[str, Any]:
         "detailer head's channels": ", ".join(map(str, settings["head_channels"])),
         "seed": settings["seed"],
     }
+    if "noise_shift" in settings:
+        making["noise shift"] = f"{settings['noise_shift']:g}"
     if "lift" in record:
         making |= {
             "input map": settings["input_map"],

@@ -1,5 +1,6 @@
 """Settings of a conversion."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -39,6 +40,9 @@ class ConversionConfig:
     """Lift: steps in which stem and head learn to encode and decode, without the trunk."""
     noise_scale: float = 1.0
     """How many times stronger the noise is beside the image, see ``PixelVAE``; not with the lift, whose scale it is."""
+    noise_shift: float | None = None
+    """Noise shift of the pixel model's scheduler, with which it samples and trains; of 4096 tokens, where it grows with
+    them. 4 is published for patch 64. None keeps the source's; not with the lift, which derives it."""
     seed: int = 0
     """Seed of the new parts' random weights and of the warm-up."""
 
@@ -51,6 +55,20 @@ class ConversionConfig:
                 found=f"noise_scale={self.noise_scale}",
                 expected="noise_scale=1 with the recipe lift",
                 fix="Leave --noise-scale out, or choose the recipe paper or released.",
+            )
+        if self.noise_shift is not None and not 0 < self.noise_shift < math.inf:
+            raise ConfigError(
+                "A conversion setting is out of range",
+                found=f"noise_shift={self.noise_shift}",
+                expected="a number above 0; 4 as published for patch 64",
+                fix="Correct --noise-shift, or leave it out.",
+            )
+        if self.noise_shift is not None and self.initialisation == "lift":
+            raise ConfigError(
+                "A lifted model has the noise shift that its fit finds",
+                found=f"noise_shift={self.noise_shift:g}",
+                expected="no noise shift with the recipe lift",
+                fix="Leave --noise-shift out, or choose the recipe paper or released.",
             )
         if self.warm_up_steps < 0:
             raise ConfigError(

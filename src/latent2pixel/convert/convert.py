@@ -66,6 +66,7 @@ def build_pixel_pipeline(
     lift: LiftFit | None = None,
     lift_wiener: bool = False,
     noise_scale: float = 1.0,
+    noise_shift: float | None = None,
     seed: int = 0,
 ) -> Any:
     """Turn a loaded source pipeline into a pixel pipeline of the same stock class; kept weights are shared, not copied.
@@ -78,6 +79,7 @@ def build_pixel_pipeline(
         lift: Start from this fit (``fit_lift``) instead of a random projection; the noise shift follows from it.
         lift_wiener: Whether the lift filters the decode's residual.
         noise_scale: See ``PixelVAE``; 1 with a lift.
+        noise_shift: Of the scheduler, see ``ConversionConfig``; none with a lift.
         seed: Seed of the new parts' random weights.
 
     Returns:
@@ -108,6 +110,8 @@ def build_pixel_pipeline(
     pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
     codec = PixelVAE(pixel.factor, noise_scale=noise_scale).to(transformer.device)
     replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
+    if noise_shift is not None:
+        replaced["scheduler"] = family.with_noise_shift(replaced["scheduler"], noise_shift)
     if lift is not None:
         token_factor = (family.token_px(pipe) / patch_size) ** 2
         replaced["scheduler"] = family.with_shift(replaced["scheduler"], lift.scale, token_factor=token_factor)
@@ -143,6 +147,7 @@ def convert(
     wiener: bool = False,
     warm_up_steps: int = ConversionConfig.warm_up_steps,
     noise_scale: float = 1.0,
+    noise_shift: float | None = None,
     seed: int = 0,
     torch_dtype: torch.dtype | None = None,
 ) -> ConversionReport:
@@ -163,6 +168,7 @@ def convert(
         wiener: With ``fit_images``: filter what the linear decode leaves; for a head that stays untrained.
         warm_up_steps: With ``fit_images``: steps in which stem and head learn without the trunk.
         noise_scale: How many times stronger the noise is beside the image, see ``PixelVAE``; 1 with ``fit_images``.
+        noise_shift: Of the scheduler, see ``ConversionConfig``; none with ``fit_images``.
         seed: Seed of the new parts' random weights.
         torch_dtype: Dtype of all parts; None keeps the source's.
 
@@ -185,6 +191,7 @@ def convert(
         wiener=wiener,
         warm_up_steps=warm_up_steps,
         noise_scale=noise_scale,
+        noise_shift=noise_shift,
         seed=seed,
     )
     plan, empty = plan_folder(folder, config)
@@ -233,6 +240,7 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         lift=lift,
         lift_wiener=config.wiener,
         noise_scale=config.noise_scale,
+        noise_shift=config.noise_shift,
         seed=config.seed,
     )
     if fit_images:
@@ -321,6 +329,8 @@ def _settings(
     }
     if config.noise_scale != 1:
         settings["noise_scale"] = config.noise_scale
+    if config.noise_shift is not None:
+        settings["noise_shift"] = config.noise_shift
     if fit_images:
         settings |= {
             "fit_images": fit_images.name,
@@ -358,7 +368,7 @@ def holds_conversion(target: Path, settings: Mapping[str, Any], *, record_name: 
     found = "a file" if target.is_file() else "other files"
     if record.is_file():
         earlier = read_json(record).get("settings", {})
-        differing = [key for key in settings if settings[key] != earlier.get(key)]
+        differing = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]
         if not differing:
             return True
         found = "a conversion with other " + ", ".join(differing)

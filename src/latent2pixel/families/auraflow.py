@@ -1,15 +1,15 @@
 """AuraFlow: dual- then single-stream DiT, patches by a linear layer inside the model, learned positions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any
 
 import torch
 from diffusers import AuraFlowTransformer2DModel
 
-from latent2pixel.errors import GeometryError
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit, require_positions
 from latent2pixel.model.tokens import Grid
 
 
@@ -31,6 +31,11 @@ class AuraFlow(MapFamily):
         """Write the number of channels into the config, where this unpatchify reads it."""
         model.register_to_config(out_channels=num_values // self.latent_patch**2)
 
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the side of the square of learned positions."""
+        side = isqrt(config["pos_embed_max_size"])
+        return PositionLimit(rows=side, columns=side)
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return UMT5's states, always padded to the pipeline's length as the transformer masks nothing."""
@@ -44,14 +49,7 @@ class AuraFlow(MapFamily):
             GeometryError: If the image has more rows or columns than there are learned positions; the transformer
                 would take wrong ones and say nothing.
         """
-        side = isqrt(model.config["pos_embed_max_size"])
-        if max(grid) > side:
-            raise GeometryError(
-                "The image is larger than the source has learned positions for",
-                found=f"{grid[0]} x {grid[1]} tokens",
-                expected=f"at most {side} rows and columns",
-                fix="Use smaller images or larger patches.",
-            )
+        require_positions(grid, self.position_limit(model.config))
         return {"encoder_hidden_states": stacked(items, "encoder_hidden_states", model)}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families import PIXEL_CLASSES
-from latent2pixel.families.noise_shift import scaled_shift, shift_of
+from latent2pixel.families.noise_shift import MAX_TOKENS, scaled_shift, shift_of
 from latent2pixel.flow import DiffusionClock, sample_sigmas, shift_sigma
 from latent2pixel.io.pipeline_folder import parts_of, read_index
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
@@ -188,6 +188,21 @@ class Family(Trunk):
     def with_shift(self, scheduler: Any, factor: float, *, token_factor: float = 1.0) -> Any:
         """Return a copy of a scheduler with its noise shift multiplied, at every image size; see ``scaled_shift``."""
         return scaled_shift(scheduler, factor, token_factor=token_factor)
+
+    def with_noise_shift(self, scheduler: Any, noise_shift: float) -> Any:
+        """Return a copy of a scheduler with this noise shift, for images of ``MAX_TOKENS`` tokens where it grows.
+
+        Raises:
+            SourceError: If it has none, or the transformer is told the time before it: its clock hangs on the source's.
+        """
+        if self.clock_shift(MAX_TOKENS) is not None:
+            raise SourceError(
+                "The noise shift of this source cannot be chosen: its transformer is told the time before the shift",
+                found=f"noise shift {noise_shift:g} for {type(scheduler).__name__}",
+                expected="the scheduler of the released pipeline",
+                fix="Leave --noise-shift out, or choose the recipe lift, whose shift is derived.",
+            )
+        return self.with_shift(scheduler, noise_shift / self.shift(scheduler, MAX_TOKENS))
 
     def scheduler(self, pipe: Any) -> Any:
         """Return a scheduler whose own noise shift is the one that a latent pipeline samples with: the pipeline's.

@@ -24,6 +24,7 @@ class Bria(TokenFamily):
     pipeline_names = ("BriaPipeline",)
     clock = "1000 sigma"
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def grid(self, call: Call) -> Grid:

@@ -36,6 +36,7 @@ class BriaFibo(VideoVAE, TokenFamily):
     latent_patch = 1
     pipeline_patch_px = 16  # a literal in the pipeline
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def unreached(self, model: Any) -> tuple[str, ...]:

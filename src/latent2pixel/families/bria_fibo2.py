@@ -5,7 +5,7 @@ latent token, N image tokens, V values carried out of a token.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from latent2pixel.families.base import Encoded, MapFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid, to_grid
 
 
@@ -40,6 +41,11 @@ class BriaFibo2(TokenNormVAE, MapFamily):
     image_blocks = ("layers",)
     null_prompt = DEFAULT_NEGATIVE_PROMPT
     takes_embedded = False
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the lengths of the tables of rotary positions: the first is of the text."""
+        _, rows, columns = config["axes_lens"]
+        return PositionLimit(rows=rows, columns=columns)
 
     def width(self, model: Any) -> int:
         """Return ``dim``."""

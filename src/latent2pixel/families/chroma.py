@@ -29,6 +29,7 @@ class Chroma(TokenFamily):
     transformer_class = ChromaTransformer2DModel
     pipeline_names = ("ChromaPipeline",)
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def grid(self, call: Call) -> Grid:

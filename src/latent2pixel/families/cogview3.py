@@ -1,6 +1,6 @@
 """CogView3-Plus: DiT with joint attention to T5 and SDXL's size conditions, predicts DDPM's velocity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from diffusers import CogVideoXDDIMScheduler, CogView3PlusTransformer2DModel
 
 from latent2pixel.families.base import DiffusionFamily, Encoded, split, stacked
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 
 SOURCE_PATCH_PX = 16
@@ -34,6 +35,10 @@ class CogView3(DiffusionFamily):
         snr_shift_scale=4.0,
     )
     input_projections = ("patch_embed.proj",)
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the side of the table of positions, from whose corner the transformer takes as many as it needs."""
+        return PositionLimit(rows=config["pos_embed_max_size"], columns=config["pos_embed_max_size"])
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

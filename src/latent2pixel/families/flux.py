@@ -26,6 +26,7 @@ class Flux(TokenFamily):
     transformer_class = FluxTransformer2DModel
     pipeline_names = ("FluxPipeline",)
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def grid(self, call: Call) -> Grid:

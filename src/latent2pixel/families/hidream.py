@@ -8,9 +8,9 @@ import torch
 from diffusers import HiDreamImageTransformer2DModel
 from torch import Tensor
 
-from latent2pixel.errors import GeometryError
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit, require_positions
 from latent2pixel.model.tokens import Grid
 
 
@@ -53,6 +53,11 @@ class HiDream(MapFamily):
         finally:
             pipe.default_sample_size = usual
 
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return how many tokens images that are not square are padded to."""
+        rows, columns = config["max_resolution"]
+        return PositionLimit(oblong_tokens=rows * columns // config["patch_size"] ** 2)
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return T5's states, those of every layer of Llama, (layers, L, width), and CLIP's pooled ones.
@@ -72,14 +77,7 @@ class HiDream(MapFamily):
         Raises:
             GeometryError: If an image that is not square has more tokens than the transformer pads it to.
         """
-        rows, columns = grid
-        if rows != columns and rows * columns > model.max_seq:
-            raise GeometryError(
-                "The image is larger than the source takes where it is not square",
-                found=f"{rows} x {columns} tokens",
-                expected=f"at most {model.max_seq} tokens, or as many rows as columns",
-                fix="Use square or smaller images, or larger patches.",
-            )
+        require_positions(grid, self.position_limit(model.config))
         arguments = {key: stacked(items, key, model) for key in ("encoder_hidden_states_t5", "pooled_embeds")}
         llama_BKLD = stacked(items, "encoder_hidden_states_llama3", model)
         return {**arguments, "encoder_hidden_states_llama3": llama_BKLD.transpose(0, 1)}

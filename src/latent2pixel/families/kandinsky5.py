@@ -12,13 +12,16 @@ from diffusers import Kandinsky5Transformer3DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
-from latent2pixel.errors import GeometryError, SourceError
+from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily, stacked
 from latent2pixel.families.ragged import ragged
 from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit, require_positions
 from latent2pixel.model.tokens import Grid, to_grid
 from latent2pixel.model.trunk import Call
 
+MAX_POSITIONS = 128
+"""Rows and columns of ``Kandinsky5RoPE3D``."""
 PLAIN = {"visual_cond": False, "attention_type": "regular", "patch_size": (1, 2, 2)}
 """Config of text-to-image models; others condition on frames, attend sparsely, or join frames to tokens."""
 
@@ -72,6 +75,11 @@ class Kandinsky5(MapFamily):
             return pipe(height=height, width=width, **call).image
         finally:
             pipe.resolutions = usual
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the size of the table of rotary positions, which no config changes."""
+        del config
+        return PositionLimit(rows=MAX_POSITIONS, columns=MAX_POSITIONS)
 
     def width(self, model: Any) -> int:
         """Return ``model_dim``."""
@@ -129,14 +137,7 @@ class Kandinsky5(MapFamily):
         Raises:
             GeometryError: If the image has more rows or columns than there are positions.
         """
-        most = model.visual_rope_embeddings.max_pos[1:]
-        if any(places > limit for places, limit in zip(grid, most, strict=True)):
-            raise GeometryError(
-                "The image is larger than the source has positions for",
-                found=f"{grid[0]} x {grid[1]} tokens",
-                expected=f"at most {most[0]} x {most[1]}",
-                fix="Use smaller images.",
-            )
+        require_positions(grid, self.position_limit(model.config))
         arguments = {
             "pooled_projections": stacked(items, "pooled_projections", model),
             "visual_rope_pos": [torch.arange(size, device=model.device) for size in (1, *grid)],

@@ -29,6 +29,7 @@ class Krea2(VideoVAE, TokenFamily):
     transformer_class = Krea2Transformer2DModel
     pipeline_names = ("Krea2Pipeline",)
     input_projections = ("img_in",)
+    same_at_every_step = ("text_fusion", "txt_in", "rotary_emb")
     tail = ("final_layer",)
     tail_projection = "final_layer.linear"
 

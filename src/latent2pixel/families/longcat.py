@@ -28,6 +28,7 @@ class LongCat(TokenFamily):
     transformer_class = LongCatImageTransformer2DModel
     pipeline_names = ("LongCatImagePipeline",)
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def grid(self, call: Call) -> Grid:

@@ -1,6 +1,6 @@
 """Lumina-Image 2: single-stream DiT, tokens (row, column, channel) patchified inside the model, Gemma 2 before them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 
 TEXTS = ("encoder_hidden_states", "encoder_attention_mask")
@@ -27,12 +28,18 @@ class Lumina2(MapFamily):
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_refiner",)
     tail = ("norm_out",)  # projects as well
     tail_projection = "norm_out.linear_2"
     image_blocks = ("layers",)
     token_order = "channel last"
     output_order = "channel last"
     pipeline_patch_px = 16  # the pipeline divides image sizes by 8 px a cell, whatever the codec's
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the lengths of the tables of rotary positions: the first is of the text."""
+        _, rows, columns = config["axes_lens"]
+        return PositionLimit(rows=rows, columns=columns)
 
     def width(self, model: Any) -> int:
         """Return ``hidden_size``."""

@@ -10,9 +10,12 @@ from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 
+POSITIONS, LONGEST_TEXT = 4096, 1024
+"""Positions on either side of zero, and the longest text that the pipeline allows: it follows half of the image."""
 TEXT_MULTIPLE = 8
 """The pipeline pads texts to a multiple of so many tokens."""
 
@@ -37,6 +40,12 @@ class Nucleus(VideoVAE, TokenFamily):
         and float32.
         """
         return {**super().pixel_config(source_config, factor), "use_grouped_mm": False}
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return what the table of positions leaves beside a text: half of an image lies on either side of zero."""
+        del config
+        side = 2 * (POSITIONS - LONGEST_TEXT)
+        return PositionLimit(rows=side, columns=side)
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name the norms of text queries: text only gives keys and values."""

@@ -23,6 +23,7 @@ class Ovis(TokenFamily):
     transformer_class = OvisImageTransformer2DModel
     pipeline_names = ("OvisImagePipeline",)
     input_projections = ("x_embedder",)
+    same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
     def grid(self, call: Call) -> Grid:

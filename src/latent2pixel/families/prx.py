@@ -29,6 +29,7 @@ class PRX(MapFamily):
     transformer_class = PRXTransformer2DModel
     pipeline_names = ("PRXPipeline",)
     input_projections = ("img_in",)
+    same_at_every_step = ("txt_in", "pe_embedder")
     tail = ("final_layer",)
     tail_projection = "final_layer.linear"
     image_blocks = ("blocks",)

@@ -11,11 +11,14 @@ from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 
 MAX_TEXT_TOKENS = 512
 """The pipeline's default; its ``encode_prompt`` alone would allow twice as many."""
+POSITIONS, LONGEST_TEXT = 4096, 1024
+"""Positions on either side of zero, and the longest text that the pipeline allows: it follows half of the image."""
 EDITING = ("guidance_embeds", "zero_cond_t", "use_additional_t_cond", "use_layer3d_rope")
 """Config keys that are off in text-to-image models; with the first the class fails in diffusers 0.42 itself."""
 
@@ -31,6 +34,7 @@ class Qwen(VideoVAE, TokenFamily):
     transformer_class = QwenImageTransformer2DModel
     pipeline_names = ("QwenImagePipeline",)
     input_projections = ("img_in",)
+    same_at_every_step = ("txt_norm", "txt_in")
 
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
         """Return the source's config with the values of a pixel token in, and as many out.
@@ -46,6 +50,12 @@ class Qwen(VideoVAE, TokenFamily):
                 fix="Use Qwen-Image or Qwen-Image-2512 as the source.",
             )
         return super().pixel_config(source_config, factor)
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return what the table of positions leaves beside a text: half of an image lies on either side of zero."""
+        del config
+        side = 2 * (POSITIONS - LONGEST_TEXT)
+        return PositionLimit(rows=side, columns=side)
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name what makes the text output of the last block, which nothing reads."""

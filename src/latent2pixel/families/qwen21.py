@@ -1,6 +1,6 @@
 """Qwen-Image 2.1: causal DiT on text and image, one latent cell a token, latents of a video VAE with alpha."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,12 @@ from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid, to_grid
 from latent2pixel.model.trunk import Call
 
+NEGATIVE_POSITIONS = 1024
+"""Of ``QwenImage21Rope``."""
 SLOT = 2
 """Image tokens come in groups of 2 x 2, each of which takes one place in the text encoder's sequence."""
 
@@ -35,6 +38,11 @@ class Qwen21(VideoVAE, TokenFamily):
     pipeline_patch_px = 16  # the pipeline counts tokens with its own VAE's 16, whatever VAE it has
     latent_patch = 1
     input_projections = ("img_in",)
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return twice the table's positions below zero, where half of an image lies; beyond, others would be taken."""
+        del config
+        return PositionLimit(rows=2 * NEGATIVE_POSITIONS, columns=2 * NEGATIVE_POSITIONS)
 
     def grid(self, call: Call) -> Grid:
         """Read the grid off the image shapes.

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5: MMDiT, latent maps patchified by a convolution inside the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from diffusers import SD3Transformer2DModel
 
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 
 
@@ -24,7 +25,12 @@ class SD3(MapFamily):
     clock = "1000 sigma"
     optional_text_encoders = ("text_encoder_3", "tokenizer_3")
     input_projections = ("pos_embed.proj",)
+    same_at_every_step = ("context_embedder",)
     output_order = "channel last"
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the side of the table of positions, from whose middle the transformer takes as many as it needs."""
+        return PositionLimit(rows=config["pos_embed_max_size"], columns=config["pos_embed_max_size"])
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name the text queries of the last block, whose text output nothing reads."""

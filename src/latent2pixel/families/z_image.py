@@ -10,6 +10,7 @@ from torch import Tensor
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 
@@ -33,6 +34,7 @@ class ZImage(MapFamily):
     sample_argument = "x"
     timestep_argument = "t"
     input_projections = (f"all_x_embedder.{PATCH_KEY}",)
+    same_at_every_step = ("cap_embedder", "context_refiner")
     tail = (f"all_final_layer.{PATCH_KEY}",)
     tail_projection = f"all_final_layer.{PATCH_KEY}.linear"
     image_blocks = ("layers",)
@@ -55,6 +57,11 @@ class ZImage(MapFamily):
                 fix="Use Z-Image or Z-Image-Turbo as the source.",
             )
         return super().pixel_config(source_config, factor)
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the lengths of the tables of rotary positions: the first is of the text."""
+        _, rows, columns = config["axes_lens"]
+        return PositionLimit(rows=rows, columns=columns)
 
     def width(self, model: Any) -> int:
         """Return ``dim``."""

@@ -13,6 +13,7 @@ from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of
 from latent2pixel.generate.budget import choose_tile, peak_bytes, require_within
 from latent2pixel.generate.picture import Picture, PictureSettings
+from latent2pixel.generate.prepare import prepare_for_sampling, remembering
 from latent2pixel.generate.sample import sample_whole
 from latent2pixel.generate.script import read_script
 from latent2pixel.generate.size import require_size
@@ -66,12 +67,14 @@ def generate_pictures(
     made = {id(picture): Made(picture=picture, seconds=None) for picture in pictures}
     if missing:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        prepare_for_sampling(pipe)
         tile_px = choose_tile(pipe, settings.size_px, batch=batch_size, budget_bytes=budget_bytes)
         _require_space(missing, settings, in_tiles=tile_px is not None)
-        if tile_px is None:
-            done = _make_whole(pipe, missing, settings, batch_size=batch_size)
-        else:
-            done = _make_in_tiles(pipe, missing, settings, tile_px=tile_px, budget_bytes=budget_bytes)
+        with remembering(pipe):
+            if tile_px is None:
+                done = _make_whole(pipe, missing, settings, batch_size=batch_size)
+            else:
+                done = _make_in_tiles(pipe, missing, settings, tile_px=tile_px, budget_bytes=budget_bytes)
         made |= {id(each.picture): each for each in done}
     return [made[id(picture)] for picture in pictures]
 

@@ -18,7 +18,8 @@ def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: 
             "The patch size does not fit the source's transformer",
             found=f"patch size {pixel_patch_size}, latent patch {latent_patch}",
             expected=f"{latent_patch} times a power of two: {', '.join(str(latent_patch << n) for n in range(2, 7))}",
-            fix="Choose 16 for images of about 1024 px, 64 for 4096 px.",
+            fix="Choose 16 for images of about 1024 px, 64 for 4096 px, 128 for 8192 px. Pipelines fold by powers of "
+            "two: what is published as patch 160, 10240 px, is 80 x 80 tokens of patch 128.",
         )
     if pixel_patch_size % 2**num_head_levels:
         raise GeometryError(

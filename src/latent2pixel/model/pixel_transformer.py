@@ -16,13 +16,13 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latent2pixel.errors import GeometryError
 from latent2pixel.flow import shift_sigma, unshift_sigma, velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch, start_from_lift
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, joined_features
 from latent2pixel.model.lora import LatentLoraMixin
 from latent2pixel.model.patch import require_patch, require_pipeline_patch
+from latent2pixel.model.positions import token_grid
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Trunk, is_under
 
@@ -80,7 +80,7 @@ class PixelTransformerMixin(nn.Module):
             up to 12 of 255 levels.
 
         Raises:
-            GeometryError: If the image is no multiple of the patch.
+            GeometryError: As ``grid_of_size``.
         """
         call = dict(zip(self._trunk_arguments, args, strict=False), **kwargs)
         return_dict = call.pop("return_dict", True)
@@ -224,21 +224,17 @@ class PixelTransformerMixin(nn.Module):
         return 1.0 if shift is None else shift * (lift["scale"] if lift else 1.0)
 
     def grid_of(self, images_BCHW: Tensor) -> Grid:
-        """Return the token rows and columns of images.
+        """Return the token rows and columns of images; see ``grid_of_size``."""
+        return self.grid_of_size(images_BCHW.shape[-2], images_BCHW.shape[-1])
+
+    def grid_of_size(self, height: int, width: int) -> Grid:
+        """Return the token rows and columns of an image size in pixels.
 
         Raises:
-            GeometryError: If they do not divide into whole patches.
+            GeometryError: If it does not divide into whole patches, or the trunk has no positions for so many.
         """
-        patch = self.config["pixel_patch_size"]
-        height, width = images_BCHW.shape[-2:]
-        if height % patch or width % patch:
-            raise GeometryError(
-                "The image does not divide into whole patches",
-                found=f"{height} x {width} px",
-                expected=f"height and width multiples of {patch}",
-                fix=f"Resize or crop the image to a multiple of {patch} px.",
-            )
-        return height // patch, width // patch
+        limit = self.trunk.position_limit(self.config)
+        return token_grid((height, width), patch_px=self.config["pixel_patch_size"], limit=limit)
 
     @classmethod
     def from_config_of(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from latent2pixel.flow import Objective, unshift_sigma
+from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tail import pass_through, tap
 from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
 
@@ -51,6 +52,11 @@ class Trunk(ABC):
     output_order: ClassVar[TokenOrder] = "channel first"
     """How a token's values are ordered where the tail's projection returns them."""
 
+    same_at_every_step: ClassVar[tuple[str, ...]] = ()
+    """Modules that see the text or the positions alone, neither the picture nor the clock: in sampling they need run
+    once. Lists stand for their members. Those not worth it, such as a single matrix beside many blocks, may be left
+    out."""
+
     patch_px: ClassVar[int] = 16
     """Pixels per token and axis of the released sources."""
     pipeline_patch_px: ClassVar[int | None] = None
@@ -75,6 +81,15 @@ class Trunk(ABC):
     @abstractmethod
     def width(self, model: Any) -> int:
         """Return the number of channels of a token inside the trunk."""
+
+    def position_limit(self, config: Mapping[str, Any]) -> PositionLimit:
+        """Return the largest token grid that the transformer has positions for.
+
+        Args:
+            config: Config of the source transformer or of its pixel model.
+        """
+        del config
+        return PositionLimit()
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Return modules and parameters that no gradient reaches; they never train, and would stall a multi-GPU run.

@@ -142,25 +142,3 @@ def sigma_sampler(family: Family, scheduler: Any, config: TrainConfig) -> Callab
         return sample_logit_normal_sigmas(batch, shift=shift, mean=mean, std=std, generator=generator)
 
     return draw_logit_normal
-
-
-def compile_parts(model: Any, *, backend: str = "inductor") -> None:
-    """Compile every block that repeats, once for all of them, and the head.
-
-    Args:
-        model: A pixel transformer.
-        backend: Of torch.compile.
-
-    Raises:
-        ConfigError: If diffusers does not say which blocks of this transformer repeat.
-    """
-    pixel = unwrapped(model)
-    if not pixel._repeated_blocks:
-        raise ConfigError(
-            "Diffusers names no repeated blocks of this transformer",
-            found=f"compile=true with {type(pixel).__name__}",
-            expected="compile=false",
-            fix="Leave compile out.",
-        )
-    pixel.compile_repeated_blocks(backend=backend)
-    pixel.head.compile(backend=backend)

@@ -8,10 +8,10 @@ from diffusers.training_utils import cast_training_params
 
 from latent2pixel.errors import ConfigError
 from latent2pixel.model import freezing
-from latent2pixel.model.predict import unwrapped
+from latent2pixel.model.compute import compile_parts, lay_out_head
 from latent2pixel.train.block_offload import offload_frozen_blocks
 from latent2pixel.train.config import TrainConfig
-from latent2pixel.train.for_model import compile_parts, is_checkpointed, rate_factor_of, trained_names, trained_share
+from latent2pixel.train.for_model import is_checkpointed, rate_factor_of, trained_names, trained_share
 from latent2pixel.train.frozen_shards import shard_frozen_blocks
 from latent2pixel.train.frozen_weights import shrink_frozen
 from latent2pixel.train.lora import add_lora, lora_layers
@@ -72,8 +72,7 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
     if teacher is not None and not config.block_offload:
         teacher.model.to(device)
     cast_training_params(model)
-    # Convolutions are faster so (benchmarks/head_layout.md), with the same result but for rounding.
-    unwrapped(model).head.to(memory_format=torch.channels_last)
+    lay_out_head(model)
     if config.compile:
         compile_parts(model)
     return Prepared(share=share, rate_factor=rate_factor, dtype=dtype, trained_dtypes=trained_dtypes, teacher=teacher)

@@ -19,6 +19,7 @@ from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.convert.initialise import latent_tokens
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
+from latent2pixel.data.buckets import bucket_sizes
 from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.encoded_cache import EncodedCache
 from latent2pixel.data.told_images import ToldImages
@@ -120,7 +121,7 @@ def transfer(
     require_pixel_pipeline(folder)
     encoders = Encoders(folder, own.device)
     pipe = load_pipeline(folder, without=encoders.names)
-    _require_size(pipe, config.image_size_px)
+    _require_size(pipe, config)
     share = trained_share(pipe.transformer, config)
     config = replace(
         config,
@@ -332,8 +333,9 @@ def _steps_of(model: Path) -> int | None:
     return json.loads(path.read_text(encoding="utf-8"))["steps"] if path.exists() else None
 
 
-def _require_size(pipe: DiffusionPipeline, size_px: int) -> None:
-    patch = pipe.transformer.config.pixel_patch_size
+def _require_size(pipe: DiffusionPipeline, config: TrainConfig) -> None:
+    """Check that the model can take every size of the run's images."""
+    patch, size_px = pipe.transformer.config.pixel_patch_size, config.image_size_px
     if size_px % patch:
         raise GeometryError(
             "The training image size does not divide into whole patches",
@@ -341,6 +343,9 @@ def _require_size(pipe: DiffusionPipeline, size_px: int) -> None:
             expected=f"a multiple of the model's patch size {patch}",
             fix=f"Set image_size_px to {max(patch, size_px // patch * patch)}.",
         )
+    sizes = bucket_sizes(size_px, patch_px=patch) if config.aspect_buckets else [(size_px, size_px)]
+    for height, width in sizes:
+        pipe.transformer.grid_of_size(height, width)
 
 
 def _require_unflipped(family: Family, config: TrainConfig) -> None:
