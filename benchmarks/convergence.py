@@ -108,15 +108,18 @@ class Bench:
 
     def run_of(self, arm: Arm, looks: tuple[int, ...]) -> ArmRun:
         """Return the run of an arm that is looked at after some steps."""
+        images = self.images_of(looks)
+        plan = plan_arm(arm, require_study("recipes"), images.config)
+        return ArmRun(plan=plan, images=images, out=self.out / arm.name)
+
+    def images_of(self, looks: tuple[int, ...]) -> AblationImages:
+        """Return the images of this seed, which do not hang on the looks."""
         config = AblationConfig(steps=looks[-1], looks=looks, seeds_per_prompt=1 if self.quick else 2)
-        images = AblationImages(
-            folder=self.out / "images", source=self.source, other=None, config=config, seed=self.seed
-        )
-        return ArmRun(plan=plan_arm(arm, require_study("recipes"), config), images=images, out=self.out / arm.name)
+        return AblationImages(folder=self.out / "images", source=self.source, other=None, config=config, seed=self.seed)
 
     def source_rows(self) -> list[Row]:
         """Return the source's own score."""
-        yardstick = Yardstick(images=self.run_of(Arm(name="source"), (0,)).images, image_size_px=RESOLUTION_PX)
+        yardstick = Yardstick(images=self.images_of(QUICK_STEPS), image_size_px=RESOLUTION_PX)
         score = yardstick.score(yardstick.draw(open_pipeline(self.source, dtype=torch.float32)))
         return [{"arm": "source", "seed": self.seed, "step": 0, "seconds": 0.0} | score]
 

@@ -172,6 +172,7 @@ def test_a_source_of_another_size_is_refused(tmp_path):
     [
         ({"looks": (1,)}, "last look"),
         ({"looks": (-1, 2)}, "rising"),
+        ({"looks": (0,), "steps": 0}, "rising"),
         ({"looks": (2, 1, 2)}, "rising"),
         ({"looks": ()}, "rising"),
     ],

@@ -86,11 +86,11 @@ class AblationConfig:
     """Guidance of both."""
 
     def __post_init__(self) -> None:
-        if list(self.looks) != sorted(set(self.looks)) or not self.looks or self.looks[0] < 0:
+        if list(self.looks) != sorted(set(self.looks)) or not self.looks or self.looks[0] < 0 or self.looks[-1] < 1:
             raise ConfigError(
                 "The looks of an ablation are no rising steps",
                 found=f"looks={list(self.looks)}",
-                expected="steps from 0 on, each more than the one before",
+                expected="steps from 0 on, each more than the one before, the last above 0",
                 fix="Write --set 'looks=[100, 300, 1000]'.",
             )
         if self.looks[-1] != self.steps:
