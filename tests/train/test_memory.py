@@ -75,6 +75,7 @@ def prepared(name: str, config: TrainConfig, frozen_weights: str) -> tuple[Any, 
         added = add_lora(model, layers, rank=config.lora_rank, alpha=config.lora_alpha, seed=0)
         freezing.freeze_all_but(model, [*names, *added])
     cast_training_params(model)
+    model.head.tile_px = config.head_tile_px
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model, teacher
@@ -149,6 +150,7 @@ SETTINGS = {
         "gradient_checkpointing": True, "ema_decay": 0.9, "batch_size": 2 * BATCH, "accumulation_steps": 2,
     },
     "output, averaged": {"freezing": "output", "ema_decay": 0.9},
+    "head in tiles": {"head_tile_px": 64},
     "source, checkpointed": {"objective": "source", "gradient_checkpointing": True},
 }  # fmt: skip
 
@@ -163,6 +165,11 @@ def test_estimate_is_within_15_percent_of_a_real_step(name, settings):
     config = config_of(settings)
     found, real = estimated(name, config).at(BATCH), measured_bytes(name, config)
     assert found.peak == pytest.approx(real, rel=0.15), (found, real)
+
+
+def test_a_head_in_tiles_keeps_less():
+    tiles, whole = (estimated("z_image", config_of(changes)).at(BATCH) for changes in ({"head_tile_px": 64}, {}))
+    assert tiles.activations < 0.8 * whole.activations
 
 
 def test_estimate_of_small_frozen_weights_is_within_15_percent_of_a_real_step():

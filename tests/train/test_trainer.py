@@ -259,6 +259,17 @@ def test_micro_batches_change_nothing(tmp_path):
     torch.testing.assert_close(cut.transformer.state_dict()[name], whole.transformer.state_dict()[name])
 
 
+def test_a_head_in_tiles_learns_the_same(tmp_path):
+    whole, _ = run(tmp_path / "whole", 4)
+    tiled, _ = run(tmp_path / "tiled", 4, head_tile_px=12)
+    np.testing.assert_allclose(losses(tmp_path / "tiled"), losses(tmp_path / "whole"), rtol=1e-5)
+    assert tiled.transformer.head.tile_px is None
+    for name in ("head.out_conv.weight", "head.enc.0.0.weight"):
+        torch.testing.assert_close(
+            tiled.transformer.state_dict()[name], whole.transformer.state_dict()[name], rtol=1e-4, atol=1e-5
+        )
+
+
 def test_batch_that_does_not_divide_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="does not divide") as caught:
         run(tmp_path, 2, batch_size=3, accumulation_steps=2)

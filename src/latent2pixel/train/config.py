@@ -90,6 +90,9 @@ class TrainConfig:
     gradient_checkpointing: bool | None = False
     """Recompute activations in the backward pass: less memory, about a third more time. None: where diffusers can for
     this transformer; run.yaml shows the choice."""
+    head_tile_px: int | None = None
+    """Height and width of the tiles in which the head runs, each computed again in the backward pass: the activations
+    of one tile instead of the images', the same gradient. None: the images at once. For 2048 px and more."""
     frozen_weights: FrozenWeights = "stored"
     """How frozen matrices are held in memory: int8 halves them and changes gradients by less than bfloat16 does; nf4 is
     a last resort. What is saved stays as it was."""
@@ -162,6 +165,7 @@ class TrainConfig:
             "min_snr_gamma",
             "logit_std",
             "lora_alpha",
+            "head_tile_px",
         )
         for key in positive:
             if getattr(self, key) is not None and getattr(self, key) <= 0:

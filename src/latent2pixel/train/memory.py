@@ -229,6 +229,7 @@ def measure_training(
     """
     freezing.freeze_all_but(model, trained_names(model, config))
     teacher = _prepare(model, config, dtype=dtype, mode=mode, latents=latents)
+    model.head.tile_px = config.head_tile_px
     small = [name for name, _ in shrinkable(model)]
     if checkpointed:
         model.enable_gradient_checkpointing(checkpoint_like_cuda if like_cuda else None)

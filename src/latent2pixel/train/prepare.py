@@ -73,6 +73,7 @@ def prepare_model(model: Any, config: TrainConfig, *, device: torch.device, late
         teacher.model.to(device)
     cast_training_params(model)
     lay_out_head(model)
+    model.head.tile_px = config.head_tile_px
     if config.compile:
         compile_parts(model)
     return Prepared(share=share, rate_factor=rate_factor, dtype=dtype, trained_dtypes=trained_dtypes, teacher=teacher)

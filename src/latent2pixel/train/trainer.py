@@ -237,6 +237,7 @@ class _Run:
             parameter.data = parameter.data.to(self.trained_dtypes[name])
         trained = unwrapped(self.model).eval()
         trained.head.to(memory_format=torch.contiguous_format)
+        trained.head.tile_px = None
         cast_lora_inputs(trained, enabled=True)
         for part in ("transformer", *self.family.twins):
             setattr(self.pipe, part, trained)
