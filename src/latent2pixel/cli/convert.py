@@ -95,8 +95,7 @@ def convert(
     if from_released is not None or base is not None:
         _import_released(from_released, base, folders=[source, out], as_json=as_json)
         return
-    out = _require_out(out)
-    channels = parse_head(head)
+    out, channels = _require_out(out), parse_head(head)
     from latent2pixel import recipes
     from latent2pixel.convert import ConversionConfig
     from latent2pixel.convert import convert as run

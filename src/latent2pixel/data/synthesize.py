@@ -101,8 +101,7 @@ def synthesize(
         ConfigError: A count is below 1, or the pipeline takes one prompt at a time only.
         DataError: There are no prompts, or an id comes twice.
         GeometryError: The pipeline does not take these sizes or steps, or they do not fit into memory.
-        StateError: The folder holds images of other prompts or settings, its manifest is damaged, or the rank does not
-            exist.
+        StateError: The folder holds images of other prompts or settings, a damaged manifest, or there is no such rank.
         OutputFolderError: The folder cannot be written, or the disk is full.
     """
     shard_size = SHARD_SIZE if shard_size is None else shard_size

@@ -1,7 +1,7 @@
 """Table, figure and picture strip of an ablation: arms over seeds, against steps and seconds."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,8 +142,7 @@ def _draw_curve(axes: "Axes", rows: Sequence[Row], *, key: str, place: str, labe
     """Draw one arm's means over the seeds, one standard deviation to either side as a band."""
     steps = sorted({row["step"] for row in rows if row["step"]})
     groups = [[row for row in rows if row["step"] == step] for step in steps]
-    mean: Callable[[Sequence[Row], str], float] = lambda group, name: statistics.mean(row[name] for row in group)  # noqa: E731
-    places, means = [mean(group, place) for group in groups], [mean(group, key) for group in groups]
+    places, means = ([statistics.mean(row[name] for row in group) for group in groups] for name in (place, key))
     spreads = [statistics.pstdev(row[key] for row in group) for group in groups]
     low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
     axes.fill_between(places, low, high, alpha=0.2, linewidth=0)

@@ -27,7 +27,6 @@ from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
-from latent2pixel.families import family_of
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import bytes_of, image_grid, image_of, load_image, save_image
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
@@ -36,6 +35,7 @@ from latent2pixel.recipes import Recipe, miniature, require_recipe
 from latent2pixel.report.content import CostRow, ImagePair, ReportContent, Stage
 from latent2pixel.report.html import write_report
 from latent2pixel.workflow.demo_config import DemoConfig
+from latent2pixel.workflow.drawing import draw_pictures
 from latent2pixel.workflow.fit_images import load_fit_images
 from latent2pixel.workflow.transfer import TransferReport, transfer
 from latent2pixel.workflow.world_judge import world_retention
@@ -56,8 +56,6 @@ NUM_CURVE_POINTS = 4
 """Points of the score curve."""
 CURVE_CAPTIONS = 60
 """Held-out captions behind one point of the score curve: an error of about 0.06 for a few seconds of sampling."""
-SAMPLING_PIXELS = 60 * 64 * 64
-"""Pixels sampled at a time: 60 miniature pictures, or one large one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,6 @@ class _Demo:
         default_steps = DEFAULT_STEPS[self.recipe.training.objective]
         self.steps = config.steps if config.steps is not None else default_steps
         self.size_px = config.image_size_px or self.recipe.training.image_size_px
-        self.batch_size = max(1, SAMPLING_PIXELS // self.size_px**2)
         # On most CPUs bfloat16 is slower than float32; another source keeps its own dtype.
         self.dtype = torch.float32 if is_shipped else None
         self.cost_sizes_px = cost_sizes_px or [factor * self.size_px for factor in ((1, 2, 4) if is_shipped else (1,))]
@@ -252,20 +249,15 @@ class _Demo:
 
     def _score_curve_point(self, step: int, pipe: DiffusionPipeline) -> dict[str, float]:
         wanted = heldout_captions(self.level, CURVE_CAPTIONS, seed=self.config.seed + 1)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        pictures, family = [], family_of(pipe.transformer)
-        for start in range(0, len(wanted), self.batch_size):
-            prompts = [caption.text for caption in wanted[start : start + self.batch_size]]
-            pictures += family.images(
-                pipe,
-                prompt=prompts,
-                height=self.size_px,
-                width=self.size_px,
-                num_inference_steps=self.config.num_steps,
-                generator=generator,
-                **family.call_options(pipe, guidance_scale=self.config.guidance_scale, num_prompts=len(prompts)),
-            )
-        score = score_images([np.asarray(picture) for picture in pictures], wanted)
+        pictures = draw_pictures(
+            pipe,
+            [caption.text for caption in wanted],
+            size_px=self.size_px,
+            num_steps=self.config.num_steps,
+            guidance_scale=self.config.guidance_scale,
+            seed=self.config.seed,
+        )
+        score = score_images(pictures, wanted)
         self.announce(f"step {step}: score {score}")
         points = {line["step"]: line for line in self._score_curve()}
         points[step] = {"step": step, "score": score.score, "standard_error": score.standard_error}

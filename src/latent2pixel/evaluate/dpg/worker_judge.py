@@ -79,13 +79,12 @@ class WorkerJudge:
             ) from error
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
-        try:
+        with contextlib.ExitStack() as unless_it_starts:
+            unless_it_starts.callback(self.close)
             told = self._read(start_s)
             if told.get("protocol") != mplug_worker.PROTOCOL:
                 raise self._failure("speaks another protocol", str(told), f"protocol {mplug_worker.PROTOCOL}")
-        except BaseException:
-            self.close()
-            raise
+            unless_it_starts.pop_all()
         self._facts = {**facts, **{key: value for key, value in told.items() if key != "protocol"}}
 
     def __enter__(self) -> "WorkerJudge":

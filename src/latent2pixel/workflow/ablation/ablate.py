@@ -18,6 +18,7 @@ from latent2pixel.data.source_facts import source_facts
 from latent2pixel.io.images import load_image
 from latent2pixel.io.new_folder import write_file
 from latent2pixel.io.pipeline_folder import open_pipeline
+from latent2pixel.io.records import read_records, write_records
 from latent2pixel.report.ablation import AblationResult, write_ablation
 from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
 from latent2pixel.workflow.ablation.plan import ArmPlan, plan_arm
@@ -26,7 +27,7 @@ from latent2pixel.workflow.ablation.study import AblationConfig, Study
 from latent2pixel.workflow.ablation.yardstick import Yardstick
 from latent2pixel.world.source_model import RESOLUTION_PX
 
-ROWS, SETTINGS, LOCK = "rows.json", "settings.json", ".lock"
+ROWS, SETTINGS, LOCK = "rows.jsonl", "settings.json", ".lock"
 RUNS, IMAGES = "runs", "images"
 """Sub-folders of an ablation's folder."""
 
@@ -84,7 +85,7 @@ class Ablation:
                 if not (folder / ROWS).exists():
                     self.announce(name)
                     write_file(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-                    write_file(folder / ROWS, json.dumps(rows(), indent=1) + "\n")
+                    write_records(folder / ROWS, rows())
         except Timeout:
             self.announce(f"{name}: another process has it")
 
@@ -138,7 +139,7 @@ class Ablation:
 
     def _rows_in(self, folder: Path) -> list[Row]:
         path = folder / ROWS
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return read_records(path) if path.exists() else []
 
 
 def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -17,13 +17,12 @@ from latent2pixel.families import family_of
 from latent2pixel.io.images import image_of
 from latent2pixel.train.validation import SIGMAS, errors_by_sigma
 from latent2pixel.workflow.ablation.images import AblationImages
-from latent2pixel.world.captions import heldout_captions
+from latent2pixel.workflow.drawing import PIXELS_AT_A_TIME, draw_pictures
+from latent2pixel.world.captions import Caption, heldout_captions
 from latent2pixel.world.score import score_images
 
 NUM_SHOWN = 8
 """Pictures that are kept for the strip."""
-PIXELS_AT_A_TIME = 60 * 64 * 64
-"""60 pictures of 64 px: more take no less time each, on two cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,23 +80,17 @@ class Yardstick:
 
     def draw(self, pipe: Any) -> list[np.ndarray]:
         """Return one picture for each held-out caption, as bytes of (H, W, 3)."""
-        config, family, size = self.images.config, family_of(pipe.transformer), self.image_size_px
+        config = self.images.config
         pipe.set_progress_bar_config(disable=True)
-        generator, pictures = torch.Generator().manual_seed(self.images.seed), []
-        texts, batch = [caption.text for caption in self._wanted()], max(1, PIXELS_AT_A_TIME // size**2)
-        for start in range(0, len(texts), batch):
-            prompts = texts[start : start + batch]
-            pictures += family.images(
-                pipe,
-                prompt=prompts,
-                height=size,
-                width=size,
-                num_inference_steps=config.num_steps,
-                generator=generator,
-                **family.call_options(pipe, guidance_scale=config.guidance_scale, num_prompts=len(prompts)),
-            )
-        return [np.array(picture) for picture in pictures]
+        return draw_pictures(
+            pipe,
+            [caption.text for caption in self._wanted()],
+            size_px=self.image_size_px,
+            num_steps=config.num_steps,
+            guidance_scale=config.guidance_scale,
+            seed=self.images.seed,
+        )
 
-    def _wanted(self) -> list[Any]:
+    def _wanted(self) -> list[Caption]:
         # Of another seed than the validation images.
         return heldout_captions(self.images.level, self.images.config.num_captions, seed=self.images.seed + 1)
