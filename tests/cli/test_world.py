@@ -44,7 +44,7 @@ def test_train_source_prints_its_settings_without_training(tmp_path):
         (["render", "OUT", "--size", "32"], GeometryError, "32 px"),
         (["score", "OUT"], DataError, "0 pictures"),
         (["train-source", "OUT", "--set", "stepz=3"], ConfigError, "steps"),
-        (["train-source", "OUT", "--set", "family=flux"], ConfigError, "ovis"),
+        (["train-source", "OUT", "--set", "family=flux"], ConfigError, "cogview4"),
     ],
 )
 def test_mistakes_are_told(tmp_path, arguments, error, text):

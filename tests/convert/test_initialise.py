@@ -273,6 +273,18 @@ def test_scale_and_shift_follow_the_patch(patch_size, scale):
     fit = fit_lift(pipe, images, tokens, patch_size=patch_size)
     assert fit.scale == pytest.approx(scale, rel=1e-3)  # tokens are float16
     assert fit.r2_in == pytest.approx(1, abs=1e-5)
+    assert fit.r2_out == pytest.approx(1, abs=1e-5)  # of the averaged image
+    torch.testing.assert_close(fit.basis_Dd.T @ fit.basis_Dd, torch.eye(len(fit.offset_d)), atol=1e-5, rtol=0)
+    patches_BDhw = functional.pixel_unshuffle(images.images, patch_size)
+    lifted_Bdhw = torch.einsum("bDhw,Dd->bdhw", patches_BDhw, fit.basis_Dd) - fit.offset_d.view(-1, 1, 1)
+    torch.testing.assert_close(lifted_Bdhw / fit.scale, torch.stack(tokens).float(), atol=0.01, rtol=0)
+    decoded_BDhw = torch.einsum("bdhw,Dd->bDhw", torch.stack(tokens).float(), fit.decode_weight_Dd)
+    decoded_BCHW = functional.pixel_shuffle(decoded_BDhw + fit.decode_bias_D.view(-1, 1, 1), patch_size)
+    averaged_BCHW = functional.avg_pool2d(images.images, patch_size // 4)
+    coarse_BCHW = averaged_BCHW.repeat_interleave(patch_size // 4, -2).repeat_interleave(patch_size // 4, -1)
+    # At the source's own patch it decodes what the averages of 2 x 2 pixels say; the detail is no part of its tokens.
+    seen_BCHW = functional.avg_pool2d(coarse_BCHW, 2 * patch_size // 4)
+    torch.testing.assert_close(functional.avg_pool2d(decoded_BCHW, 2 * patch_size // 4), seen_BCHW, atol=0.01, rtol=0)
     model = build_pixel_pipeline(pipe, patch_size=patch_size, head=(4, 8), lift=fit)
     family = family_of(model.transformer)
     assert family.shift(model.scheduler, 16) == pytest.approx(family.shift(pipe.scheduler, 16) * scale, rel=1e-3)

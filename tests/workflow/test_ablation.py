@@ -6,12 +6,14 @@ import statistics
 from dataclasses import replace
 
 import pytest
+import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
 from latent2pixel.cli.app import app
 from latent2pixel.errors import ConfigError, StateError
-from latent2pixel.report.ablation import AblationResult, differences, table
+from latent2pixel.io.images import load_image
+from latent2pixel.report.ablation import AblationResult, differences, draw_arms, table, write_ablation
 from latent2pixel.workflow.ablation.ablate import LOCK, SETTINGS, Ablation
 from latent2pixel.workflow.ablation.images import AblationImages
 from latent2pixel.workflow.ablation.plan import plan_arm
@@ -128,12 +130,21 @@ def test_the_lift_is_looked_at_after_warm_ups_of_equal_length(tmp_path):
     images = AblationImages(folder=tmp_path / "images", source=SHIPPED_SOURCE, other=None, config=config, seed=0)
     rows = ArmRun(plan=plan_arm(study.arms[0], study, config), images=images, out=tmp_path / "run").rows()
     assert [row["step"] for row in rows] == [1, 2]
-    # The lift's scale is about 4.7 here, and the pipeline's shift with it: the derived one must be the same.
-    run = ArmRun(plan=plan_arm(Arm(name="d", shift="derived"), study, config), images=images, out=tmp_path / "run")
-    wide = replace(study, patch_size=64, image_size_px=256)
-    wider = ArmRun(plan=plan_arm(Arm(name="d", shift="derived"), wide, config), images=images, out=tmp_path / "run")
-    assert 8 < run._derived_shift() < 25
-    assert wider._derived_shift() == pytest.approx(4 * run._derived_shift())
+    def shift_of(conversion="lift", images_of="source", *, shift, size_px=64):
+        arm = Arm(name="d", recipe=conversion, shift=shift, images=images_of)
+        sized = replace(study, patch_size=size_px // 4, image_size_px=size_px)
+        run = ArmRun(plan=plan_arm(arm, sized, config), images=images, out=tmp_path / "run")
+        pipe = run.lifted(0)[0] if conversion == "lift" else run._built(run._open_source())
+        run._set_shift(pipe)
+        return run._shift_of(pipe)
+
+    # The lift's scale is about 4.7 here, and the pipeline's shift with it: the derived one is the same.
+    assert shift_of(shift=None) == pytest.approx(3 * 4.7, rel=0.1)
+    assert shift_of("paper", shift="derived") == pytest.approx(shift_of(shift=None), rel=1e-5)
+    assert shift_of("paper", shift=None) == shift_of(shift="source") == pytest.approx(3)
+    assert shift_of(shift=6.0) == pytest.approx(6)
+    small, large = (shift_of(images_of="renders", shift=None, size_px=size_px) for size_px in (64, 256))
+    assert large == pytest.approx(4 * small, rel=0.05)  # other renders of the same scenes
 
 
 def test_a_subset_is_drawn_from_all_images_and_depends_on_the_seed():
@@ -151,6 +162,8 @@ def test_rates_follow_the_factor():
     assert rates["rate x 3"] == pytest.approx(3e-3)
     lifted = require_study("rates-lift")
     assert plan_arm(lifted.arms[-1], lifted, TINY).warm_up.learning_rate == pytest.approx(1.5e-2)
+    large = require_study("shift-64")
+    assert plan_arm(large.arms[0], large, TINY).warm_up.batch_size == 8
 
 
 def test_arms_without_another_source_are_refused(tmp_path):
@@ -224,8 +237,20 @@ def test_differences_are_taken_seed_by_seed_at_the_last_look():
     assert lines[-1] == "| b | 0.300 | 0.000 |"
 
 
+def test_one_look_at_each_arm_is_drawn_arm_by_arm(tmp_path):
+    rows = [row("a", 0, 10, 0.2), row("a", 1, 10, 0.4), row("b", 0, 10, 0.9), row("b", 1, 10, 0.8)]
+    pictures = {}
+    for name, more in (("one", []), ("two", [row("a", 0, 20, 0.3)])):
+        result = AblationResult(name=name, question="?", claim=None, rows=rows + more, source_scores=[0.8], missing=0)
+        write_ablation(result, tmp_path, pictures={})
+        pictures[name] = load_image(tmp_path / f"{name}.png")
+    draw_arms(rows, tmp_path / "arms.png", source_scores=[0.8])
+    assert torch.equal(pictures["one"], load_image(tmp_path / "arms.png"))
+    assert not torch.equal(pictures["one"], pictures["two"])
+
+
 def test_the_command_prints_its_plan():
     shown = CliRunner().invoke(app, ["ablate", "out", "--study", "shift", "--set", "num_captions=6", "--dry-run"])
     plan = json.loads(shown.stdout)
     assert plan["budget"]["num_captions"] == 6
-    assert [arm["shift"] for arm in plan["studies"][0]["arms"]] == [None, 1.0, 6.0, 40.0, "derived"]
+    assert [arm["shift"] for arm in plan["studies"][0]["arms"]] == ["source", 1.0, 6.0, 40.0, None]

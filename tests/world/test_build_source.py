@@ -78,25 +78,26 @@ def test_second_call_goes_on(built):
     assert [line["step"] for line in curve(folder) if "loss" in line] == [1, 2, 3, 4, 5]
 
 
-def test_ovis_is_a_stock_pipeline_too(tmp_path):
+def test_cogview4_is_a_stock_pipeline_too(tmp_path):
     from diffusers import DiffusionPipeline
 
-    folder, _ = build(tmp_path, steps=1, family="ovis", guidance_scales=(2.0,))
+    folder, _ = build(tmp_path, steps=1, family="cogview4", guidance_scales=(2.0,))
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    assert type(pipe).__name__ == "OvisImagePipeline"
+    assert type(pipe).__name__ == "CogView4Pipeline"
     pipe.set_progress_bar_config(disable=True)
     (image,) = pipe("a red circle", height=64, width=64, num_inference_steps=2).images
     assert image.size == (64, 64)
     card = (folder / "README.md").read_text()
-    assert "`OvisImagePipeline`" in card
-    assert "width 32, 2 blocks" in card
-    assert "noise shift 1.58" in card  # exp(0.459): FLUX.1's for 16 tokens
-    assert "--set family=ovis" in card
+    assert "`CogView4Pipeline`" in card
+    assert "width 32, 1 blocks" in card
+    assert "noise shift 0.438" in card  # of 16 tokens: 0.75 * (16 / 256) ** 0.5 + 0.25
+    assert "`GlmModel`" in card
+    assert "--set family=cogview4" in card
 
 
 def test_shipped_weights_are_of_one_family(tmp_path):
     with pytest.raises(ConfigError, match="z_image"):
-        build(tmp_path, family="ovis", from_shipped=True)
+        build(tmp_path, family="cogview4", from_shipped=True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,7 +68,7 @@ def train_source(
 ) -> None:
     """Train a miniature source from nothing: minutes for the VAE, hours for the transformer on two cores.
 
-    A GPU is used where there is one. --set family=ovis makes a source of another family than the shipped one's.
+    A GPU is used where there is one. --set family=cogview4 makes a source of another family than the shipped one's.
     """
     from dataclasses import asdict
 

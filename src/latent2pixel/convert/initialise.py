@@ -107,6 +107,9 @@ def fit_lift(
 ) -> LiftFit:
     """Fit the lift of a source, one pass over its images.
 
+    Patches larger than the source's latent tokens are fitted as ``encode_tokens`` encodes them: on the images resized
+    by area averaging. The fit then takes as many images and seconds as at the source's own patch, whatever the patch.
+
     Args:
         pipe: Latent source pipeline.
         images: About 1000 images; height and width multiples of the patch.
@@ -128,6 +131,9 @@ def fit_lift(
             expected="objective flow",
             fix="Use the recipe paper for this source.",
         )
+    own = family.token_px(pipe)
+    factor = patch_size // own if patch_size % own == 0 else 1
+    patch_size //= factor
     patch_dim, token_dim = IMAGE_CHANNELS * patch_size**2, family.token_dim(pipe.transformer.config)
     if patch_dim < token_dim:
         raise GeometryError(
@@ -138,17 +144,18 @@ def fit_lift(
         )
     statistics = LiftStatistics(patch_dim, token_dim)
     for image_CHW, tokens_dhw in zip(images.images, tokens, strict=True):
-        patches_BDhw = functional.pixel_unshuffle(as_floats(image_CHW)[None], patch_size)
+        averaged_BCHW = functional.avg_pool2d(as_floats(image_CHW)[None], factor)
+        patches_BDhw = functional.pixel_unshuffle(averaged_BCHW, patch_size)
         statistics.add(_flat(patches_BDhw), _flat(tokens_dhw[None]))
     needed = MIN_PATCHES_PER_VALUE * patch_dim
     if statistics.num_patches < needed:
         raise DataError(
             "There are too few images to fit the lift on",
-            found=f"{statistics.num_patches} patches of {patch_size} px in {images.name}",
+            found=f"{statistics.num_patches} patches of {factor * patch_size} px in {images.name}",
             expected=f"at least {needed} patches; about 1000 images are best",
             fix="Make more with `l2p data synthesize`.",
         )
-    return statistics.fit(input_map=input_map, generator=generator)
+    return statistics.fit(input_map=input_map, generator=generator).spread(factor)
 
 
 class LiftStatistics:

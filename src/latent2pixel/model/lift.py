@@ -8,12 +8,15 @@ Source:
     image at sigma is, after scaling, a noisy latent at ``sigma' = k sigma``.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from latent2pixel.errors import GeometryError
 
 SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
@@ -38,8 +41,8 @@ class LiftFit:
     """B: from latent tokens to pixel patches."""
     decode_bias_D: Tensor
     """Bias of the decode."""
-    residual_DD: Tensor
-    """Covariance of ``x - B z``."""
+    residual_DD: Tensor | None
+    """Covariance of ``x - B z``; None after ``spread``, which leaves it open."""
     r2_in: float
     """Share of the latents' variance that ``A^T x / s`` explains."""
     r2_out: float
@@ -59,6 +62,29 @@ class LiftFit:
     """Patches behind the fit."""
     projection_std: float | None = None
     """Standard deviation of a random input projection of the trunk; None: the source's behind A."""
+
+    def spread(self, factor: int) -> "LiftFit":
+        """Return the fit for patches that are larger by a factor on each axis, whose average it sees.
+
+        The average of ``factor**2`` pixels times the factor is their product with a unit vector. So A stays
+        orthonormal, white noise stays white, and s grows by the factor. The figures stay those of averaged images.
+        """
+        if factor == 1:
+            return self
+        patch = math.isqrt(len(self.decode_bias_D) // len(self.residual_variance_C))
+        places = torch.arange(len(self.decode_bias_D), dtype=torch.float64).view(1, -1, 1, 1)
+        image_BCHW = functional.pixel_shuffle(places, patch)
+        spread_BCHW = image_BCHW.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        place_D = functional.pixel_unshuffle(spread_BCHW, factor * patch).flatten().long()
+        return replace(
+            self,
+            basis_Dd=self.basis_Dd[place_D] / factor,
+            scale=factor * self.scale,
+            offset_d=factor * self.offset_d,
+            decode_weight_Dd=self.decode_weight_Dd[place_D],
+            decode_bias_D=self.decode_bias_D[place_D],
+            residual_DD=None,
+        )
 
     def report(self) -> dict[str, Any]:
         """Return all figures of the fit as plain values, JSON-serialisable."""
@@ -150,13 +176,23 @@ class Lift(nn.Module):
 
     @torch.no_grad()
     def load_fit(self, fit: LiftFit) -> None:
-        """Take over the matrices of a fit."""
+        """Take over the matrices of a fit.
+
+        Raises:
+            GeometryError: The Wiener filter is asked for, and the fit has none of these patches.
+        """
         self.basis_Dd.copy_(fit.basis_Dd)
         self.offset_d.copy_(fit.offset_d)
         self.decode.weight.copy_(fit.decode_weight_Dd)
         self.decode.bias.copy_(fit.decode_bias_D)
         if self.wiener:
-            # Only here, as it takes half a minute at patch 32 on two CPU cores.
+            if fit.residual_DD is None:
+                raise GeometryError(
+                    "There is no Wiener filter for patches larger than the source's",
+                    found=f"wiener=True, patches of {self.patch} px",
+                    expected="patches of the size of the source's latent tokens, or no filter",
+                    fix="Leave wiener out.",
+                )
             variance_D, vectors_DD = torch.linalg.eigh(fit.residual_DD.double())
             self.residual_basis_DD.copy_(vectors_DD)
             self.residual_variance_D.copy_(variance_D.clamp(min=0))

@@ -70,7 +70,9 @@ def write_ablation(result: AblationResult, folder: Path, *, pictures: Mapping[st
         lines += [f"![pictures]({result.name}-pictures.png)", "", f"Rows: {'; '.join(pictures)}."]
         save_image(folder / f"{result.name}-pictures.png", image_grid(list(pictures.values()), columns=1))
     write_file(folder / f"{result.name}.md", "\n".join(lines) + "\n")
-    draw_curves(result.rows, folder / f"{result.name}.png", source_scores=result.source_scores)
+    # One look at each arm makes no curve.
+    draw = draw_curves if len({row["step"] for row in result.rows}) > 1 else draw_arms
+    draw(result.rows, folder / f"{result.name}.png", source_scores=result.source_scores)
 
 
 def table(result: AblationResult) -> str:
@@ -134,6 +136,28 @@ def draw_curves(rows: Sequence[Row], path: Path, *, source_scores: Sequence[floa
         for line, label in enumerate(("score (dashed: source)" if source_scores else "score", "validation error")):
             axes[line, column].set(ylabel=label, xscale="log")
     axes[0, 0].legend(fontsize=8)
+    with new_file(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def draw_arms(rows: Sequence[Row], path: Path, *, source_scores: Sequence[float]) -> None:
+    """Save score and validation error of every arm as a picture: a dot a seed, mean and standard deviation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    score, error = figure.subplots(1, 2)
+    for axes, key in ((score, "score"), (error, "error")):
+        groups = [[row[key] for row in rows if row["arm"] == arm] for arm in arms]
+        for place, values in enumerate(groups):
+            axes.plot([place] * len(values), values, ".", color="grey")
+        means, spreads = ([take(values) for values in groups] for take in (statistics.mean, statistics.pstdev))
+        axes.errorbar(range(len(arms)), means, yerr=spreads, fmt="o", capsize=4)
+        axes.set_xticks(range(len(arms)), arms, rotation=20, ha="right")
+    score.set(ylabel="score (dashed: source)" if source_scores else "score")
+    error.set(ylabel="validation error", yscale="log")
+    if source_scores:
+        score.axhline(statistics.mean(source_scores), color="grey", linestyle="--")
     with new_file(path) as part:
         figure.savefig(part, format="png", dpi=110)
 

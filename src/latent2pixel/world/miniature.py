@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from latent2pixel.families.base import Encoded
 
-MiniatureName = Literal["z_image", "ovis"]
+MiniatureName = Literal["z_image", "cogview4"]
 """Families of which a miniature can be trained: ``<name>_source`` in this package, ``<name>`` in ``families``."""
 HEAD_DIM = 32
 """Width of an attention head; the transformer's width is a multiple of it."""

@@ -58,18 +58,14 @@ def build_vae() -> "AutoencoderKL":
     return vae
 
 
-def build_tokenizer(wording: str = "") -> "PreTrainedTokenizerFast":
-    """Return a byte-level BPE tokenizer trained on the world's captions, with Qwen's special tokens and template.
-
-    Args:
-        wording: What a pipeline puts before every caption beside the template; each of its words becomes a token.
-    """
+def build_tokenizer() -> "PreTrainedTokenizerFast":
+    """Return a byte-level BPE tokenizer trained on the world's captions, with Qwen's special tokens and template."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     generator = random.Random(0)
     corpus = [draw_caption(LEVELS["full"], "train", generator=generator).text for _ in range(20_000)]
-    corpus += ["user\n", "assistant\n", wording] * 100
+    corpus += ["user\n", "assistant\n"] * 100
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -102,7 +98,7 @@ def build_text_encoder(vocab_size: int) -> "Qwen3Model":
     """Return an untrained Qwen3 of two layers.
 
     ``ZImagePipeline`` reads ``hidden_states[-2]``, so only the first layer is ever used; Z-Image's own encoder
-    leaves its last layer unused in the same way. ``OvisImagePipeline`` reads what the second makes.
+    leaves its last layer unused in the same way.
     """
     from transformers import Qwen3Config, Qwen3Model
 

@@ -40,7 +40,7 @@ class SourceTraining:
     """Settings of one training of a miniature source."""
 
     family: MiniatureName = "z_image"
-    """Family of the source: the shipped one's, or ovis, which has 256 places for text and takes longer a step."""
+    """Family of the source: the shipped one's, or another."""
     dim: int = 192
     """Width of the transformer, a multiple of 32."""
     num_layers: int = 6
@@ -121,7 +121,7 @@ class SourceTrainer:
             # (benchmarks/source_step.py).
             self.pipe.transformer.set_attention_backend("_native_math")
         if settings.compile:
-            self.pipe.transformer.compile_repeated_blocks()
+            self._compile_blocks()
         started = time.monotonic() - self.seconds
         bar = tqdm(initial=self.step, total=settings.steps, desc="source", unit="step")
         while self.step < settings.steps:
@@ -139,6 +139,14 @@ class SourceTrainer:
                 self._record(score=self._score().as_record())
                 started = time.monotonic() - self.seconds
         self._show(self.averages)
+
+    def _compile_blocks(self) -> None:
+        """Compile every block of the main stack's classes; diffusers does not name those of all families."""
+        transformer = self.pipe.transformer
+        classes = {type(block) for blocks in self.family.image_blocks for block in getattr(transformer, blocks)}
+        for module in transformer.modules():
+            if type(module) in classes:
+                module.compile()
 
     def _train_step(self) -> Tensor:
         settings = self.settings

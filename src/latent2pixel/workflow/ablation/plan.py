@@ -69,7 +69,7 @@ def plan_arm(arm: Arm, study: Study, config: AblationConfig) -> ArmPlan:
         arm=arm,
         conversion=build_config(ConversionConfig, {**_fields_of(recipe.conversion), **geometry, **arm.conversion}),
         training=training,
-        warm_up=WarmUp(learning_rate=WarmUp.learning_rate * arm.learning_rate_factor),
+        warm_up=build_config(WarmUp, {"learning_rate": WarmUp.learning_rate * arm.learning_rate_factor, **arm.warm_up}),
         image_size_px=study.image_size_px,
     )
 

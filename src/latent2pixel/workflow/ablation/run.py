@@ -26,7 +26,6 @@ from latent2pixel.train import train
 from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
 from latent2pixel.workflow.ablation.plan import ArmPlan
 from latent2pixel.workflow.ablation.yardstick import Yardstick
-from latent2pixel.world.source_model import RESOLUTION_PX
 
 Row = dict[str, Any]
 """A look: arm, seed, step, seconds, and ``Measured.numbers``."""
@@ -141,8 +140,9 @@ class ArmRun:
     def _set_shift(self, pipe: Any) -> float | None:
         """Give the pipeline's scheduler the arm's noise shift, and return it; none leaves both as they are."""
         shift = self.plan.arm.shift
-        if shift == "derived":
-            shift = self._derived_shift()
+        if isinstance(shift, str):
+            source = self._open_source()
+            shift = self._derived_shift(source) if shift == "derived" else self._shift_of(source)
         if shift is not None:
             pipe.scheduler = family_of(pipe.transformer).with_shift(pipe.scheduler, shift / self._shift_of(pipe))
         return shift
@@ -151,18 +151,13 @@ class ArmRun:
         grid = (self.plan.image_size_px // self.plan.conversion.patch_size) ** 2
         return family_of(pipe.transformer).shift(pipe.scheduler, grid)
 
-    def _derived_shift(self) -> float:
-        """Return the source's shift times the lift's scale.
-
-        The scale is fitted at the source's own patch. Larger patches of the same scene hold no more than the source's
-        grid knows, spread over more pixels: in orthonormal coordinates their signal grows with the patch's side.
-        """
-        source = self._open_source()
-        own = family_of(source.transformer).token_px(source)
-        dataset = self.images.training("source", RESOLUTION_PX)
+    def _derived_shift(self, source: Any) -> float:
+        """Return the source's shift times the lift's scale at this patch."""
+        patch = self.plan.conversion.patch_size
+        dataset = self.images.training(self.plan.arm.images, self.plan.image_size_px)
         chosen = FitImages(name="images", images=[item["image"] for item in map(dataset.stored, range(len(dataset)))])
-        fit = fit_lift(source, chosen, encode_tokens(source, chosen, patch_size=own), patch_size=own)
-        return self._shift_of(source) * fit.scale * self.plan.conversion.patch_size / own
+        fit = fit_lift(source, chosen, encode_tokens(source, chosen, patch_size=patch), patch_size=patch)
+        return self._shift_of(source) * fit.scale
 
 
 def subset(num_images: int, wanted: int | None, *, seed: int) -> list[int]:

@@ -21,15 +21,18 @@ class Arm:
     """What it trains on."""
     num_images: int | None = None
     """How many of them, drawn at random; none takes all."""
-    shift: float | Literal["derived"] | None = None
-    """Noise shift of training and sampling: none leaves the source's; "derived" multiplies it by the lift's scale at
-    this patch, which is where the recipe lift takes its shift from."""
+    shift: float | Literal["source", "derived"] | None = None
+    """Noise shift of training and sampling: "source" is the source's; "derived" multiplies it by the lift's scale at
+    this patch, which is where the recipe lift takes its shift from. None leaves the recipe's: derived with recipe lift,
+    else the source's."""
     learning_rate_factor: float = 1.0
     """Factor of the recipe's rate: of the training, of recipe lift that of the warm-up."""
     conversion: dict[str, Any] = field(default_factory=dict)
     """Settings of the conversion that differ from the recipe's."""
     training: dict[str, Any] = field(default_factory=dict)
     """Settings of the training that differ from the recipe's."""
+    warm_up: dict[str, Any] = field(default_factory=dict)
+    """Settings of the warm-up of recipe lift that differ from the recipe's, but for its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
