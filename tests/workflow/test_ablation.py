@@ -130,6 +130,7 @@ def test_the_lift_is_looked_at_after_warm_ups_of_equal_length(tmp_path):
     images = AblationImages(folder=tmp_path / "images", source=SHIPPED_SOURCE, other=None, config=config, seed=0)
     rows = ArmRun(plan=plan_arm(study.arms[0], study, config), images=images, out=tmp_path / "run").rows()
     assert [row["step"] for row in rows] == [1, 2]
+
     def shift_of(conversion="lift", images_of="source", *, shift, size_px=64):
         arm = Arm(name="d", recipe=conversion, shift=shift, images=images_of)
         sized = replace(study, patch_size=size_px // 4, image_size_px=size_px)

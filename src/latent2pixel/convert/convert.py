@@ -17,6 +17,7 @@ from latent2pixel.convert.images import FitImages
 from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
 from latent2pixel.convert.warm_up import WarmUp, warm_up
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
 from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
 from latent2pixel.families.base import Family, require_pipeline
@@ -219,7 +220,7 @@ def convert(
 
 def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages | None) -> tuple[Any, LiftFit | None]:
     """Return the pixel pipeline of a loaded source, fitted and warmed up if there are images, and the fit."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = fastest_device()
     tokens, lift = [], None
     if fit_images:
         source.vae.to(device)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from latent2pixel.device import fastest_device
 from latent2pixel.families import family_of
 from latent2pixel.io.pipeline_folder import open_pipeline, parse_dtype
 
@@ -31,7 +32,7 @@ def main() -> None:
     """Measure and print."""
     folder, size_px, num_steps, seed = Path(sys.argv[1]), *(int(value) for value in sys.argv[2:5])
     pipe = open_pipeline(folder, dtype=parse_dtype(sys.argv[5] if len(sys.argv) > 5 else None))
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(fastest_device())
     pipe.set_progress_bar_config(disable=True)
     runs = [_sample(pipe, size_px, num_steps=num_steps, seed=seed) for _ in range(1 + NUM_REPEATS)][1:]
     figures: dict[str, Any] = {

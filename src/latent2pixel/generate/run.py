@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of
 from latent2pixel.generate.budget import choose_tile, peak_bytes, require_within
@@ -66,7 +66,7 @@ def generate_pictures(
     missing = [picture for picture in pictures if not picture.is_finished(settings)]
     made = {id(picture): Made(picture=picture, seconds=None) for picture in pictures}
     if missing:
-        pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe.to(fastest_device())
         prepare_for_sampling(pipe)
         tile_px = choose_tile(pipe, settings.size_px, batch=batch_size, budget_bytes=budget_bytes)
         _require_space(missing, settings, in_tiles=tile_px is not None)

@@ -5,12 +5,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from latent2pixel.data.listing import read_entries
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError
 from latent2pixel.families.base import require_pixel_pipeline
 from latent2pixel.generate import prepare_for_sampling, remembering
@@ -117,7 +116,7 @@ def _draw(
         prepare_for_sampling(pipe)
     with remembering(pipe) if is_pixel else nullcontext():
         synthesize(
-            pipe.to("cuda" if torch.cuda.is_available() else "cpu"),
+            pipe.to(fastest_device()),
             prompts,
             folder,
             seeds_per_prompt=1,

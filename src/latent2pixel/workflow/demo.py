@@ -25,6 +25,7 @@ from latent2pixel.convert import convert
 from latent2pixel.data.prompts import Prompt, load_prompts
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
 from latent2pixel.generate import load_pipeline
@@ -187,7 +188,7 @@ class _Demo:
 
     def _open_source(self) -> DiffusionPipeline:
         pipe = open_pipeline(self.source, dtype=self.dtype)
-        return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        return pipe.to(fastest_device())
 
     def _first_look(self) -> None:
         """Sample a few held-out captions and save them as one picture: something to see within a minute."""

@@ -3,13 +3,12 @@
 import math
 from pathlib import Path
 
-import torch
-
 from latent2pixel.convert.images import NUM_FIT_IMAGES, FitImages
 from latent2pixel.data.dataset import FirstImages, ImageFolderDataset
 from latent2pixel.data.prompts import load_prompts
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.device import fastest_device
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline
 
 NUM_STEPS, GUIDANCE_SCALE = 30, 2.0
@@ -45,7 +44,7 @@ def make_fit_images(
     pipeline_folder = find_pipeline_folder(source)
     pipe = open_pipeline(pipeline_folder)
     synthesize(
-        pipe.to("cuda" if torch.cuda.is_available() else "cpu"),
+        pipe.to(fastest_device()),
         wanted,
         folder,
         seeds_per_prompt=math.ceil(num_images / len(wanted)),

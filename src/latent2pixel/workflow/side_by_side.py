@@ -7,8 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError, DataError
 from latent2pixel.evaluate.compare import ComparisonSettings, compare_folders
 from latent2pixel.evaluate.pairs import Problem, Side, problem_order
@@ -84,7 +83,7 @@ def evaluate(
 def _evaluate_once(
     models: Models, out: Path, *, config: EvaluationConfig, announce: Callable[[str], object]
 ) -> dict[str, Any]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = fastest_device().type
     # Before anything is drawn: hours of drawing must not end in a missing file.
     networks = open_networks(config, device=device)
     with closing(open_suite(config, device=device)) as suite:

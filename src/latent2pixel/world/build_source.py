@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of
 from latent2pixel.io.new_folder import new_folder, write_file
@@ -68,7 +69,7 @@ def build_source(
         StateError: ``out`` holds the checkpoint of another model.
     """
     work, target = out / "work", out / "source"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = fastest_device().type
     # A CPU has no core to spare beside the network; a GPU waits for pictures.
     num_processes = 0 if device == "cpu" else min(torch.get_num_threads(), MAX_RENDERERS)
     if from_shipped:

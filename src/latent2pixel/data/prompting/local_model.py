@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latent2pixel.data.prompting.language_model import Question, Reply
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError, SourceError
 
 
@@ -122,7 +123,6 @@ def load_local_model(folder: str) -> LocalModel:
     Raises:
         SourceError: It cannot be loaded.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -135,5 +135,5 @@ def load_local_model(folder: str) -> LocalModel:
             expected="a folder with config.json, weights and a tokenizer, or an id on the Hub",
             fix="Check --model.",
         ) from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = fastest_device().type
     return LocalModel(model.to(device).eval(), tokenizer, name=Path(folder).name if Path(folder).exists() else folder)

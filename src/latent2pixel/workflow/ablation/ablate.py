@@ -15,12 +15,13 @@ from filelock import FileLock, Timeout
 
 from latent2pixel.data.claim import claim_folder, other_settings
 from latent2pixel.data.source_facts import source_facts
+from latent2pixel.device import fastest_device
 from latent2pixel.io.images import load_image
 from latent2pixel.io.new_folder import write_file
 from latent2pixel.io.pipeline_folder import open_pipeline
 from latent2pixel.io.records import read_records, write_records
 from latent2pixel.report.ablation import AblationResult, write_ablation
-from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
+from latent2pixel.workflow.ablation.images import AblationImages
 from latent2pixel.workflow.ablation.plan import ArmPlan, plan_arm
 from latent2pixel.workflow.ablation.run import ArmRun, Row
 from latent2pixel.workflow.ablation.study import AblationConfig, Study

@@ -12,6 +12,7 @@ from latent2pixel.data.dataset import ImageFolderDataset
 from latent2pixel.data.prompts import Prompt
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
+from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError
 from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import open_pipeline
@@ -136,11 +137,6 @@ class AblationImages:
                     Image.fromarray(render(scene, size_px)).save(part / name)
                     records.append({"file_name": name, "prompt": prompt.prompt, "seed": seed})
             write_records(part / "metadata.jsonl", records)
-
-
-def fastest_device() -> torch.device:
-    """Return where models run: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _prompt(index: int, text: str) -> Prompt:

@@ -17,13 +17,14 @@ from latent2pixel.convert.warm_up import warm_up
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
 from latent2pixel.data.dataset import ImageFolderDataset
+from latent2pixel.device import fastest_device
 from latent2pixel.families import family_of
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import open_pipeline
 from latent2pixel.model.lift import LiftFit
 from latent2pixel.seeds import step_generator
 from latent2pixel.train import train
-from latent2pixel.workflow.ablation.images import AblationImages, fastest_device
+from latent2pixel.workflow.ablation.images import AblationImages
 from latent2pixel.workflow.ablation.plan import ArmPlan
 from latent2pixel.workflow.ablation.yardstick import Yardstick
 
