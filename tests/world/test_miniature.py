@@ -118,6 +118,15 @@ def test_cogview4_pads_every_caption_on_its_left_to_whole_sixteens(tmp_path):
     assert trainer.pipe.text_encoder.embed_tokens.weight.grad[tokenizer.pad_token_id].abs().sum() > 0
 
 
+@torch.no_grad()
+def test_noise_levels_follow_the_shift_and_else_the_scheduler(tmp_path):
+    losses = {
+        shift: trainer_of("cogview4", tmp_path / str(shift), shift=shift)._loss() for shift in (None, 0.4375, 3.0)
+    }
+    assert torch.equal(losses[None], losses[0.4375])  # CogView4's at 16 tokens
+    assert (losses[None] - losses[3.0]).abs() > 0.01
+
+
 def test_tokenizer_is_the_shipped_sources():
     from transformers import AutoTokenizer
 
