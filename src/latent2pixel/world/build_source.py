@@ -145,6 +145,7 @@ def model_card(
     """
     guidances = ", ".join(f"{scale:g}: {each.score:.3f} +- {each.standard_error:.3f}" for scale, each in tried.items())
     pipe, family, defaults = trainer.pipe, trainer.family, asdict(SourceTraining())
+    encoder = type(pipe.text_encoder).__name__
     num_blocks = sum(len(getattr(pipe.transformer, blocks)) for blocks in family.image_blocks)
     shift = family.shift(pipe.scheduler, (RESOLUTION_PX // family.token_px(pipe)) ** 2)
     changed = "".join(f" --set {key}={value}" for key, value in asdict(settings).items() if value != defaults[key])
@@ -160,9 +161,9 @@ pipeline_tag: text-to-image
 # Miniature source of latent2pixel
 
 A tiny but real latent text-to-image model: `{type(pipe).__name__}` with an `AutoencoderKL` (8x, 4 channels), a
-`{type(pipe.transformer).__name__}` (width {family.width(pipe.transformer)}, {num_blocks} blocks), a
-`{type(pipe.text_encoder).__name__}` for text and the family's scheduler (noise shift {shift:.3g}). It draws scenes of
-latent2pixel's procedural world, level "{level.name}", at {RESOLUTION_PX} px. No data from outside was used.
+`{type(pipe.transformer).__name__}` (width {family.width(pipe.transformer)}, {num_blocks} blocks), text by `{encoder}`
+and the family's scheduler (noise shift {shift:.3g}). It draws scenes of latent2pixel's procedural world, level
+"{level.name}", at {RESOLUTION_PX} px. No data from outside was used.
 
 Score by the world's exact verifier on held-out captions, guidance {guidance_scale:g}, 16 Euler steps:
 **{score.score:.3f} +- {score.standard_error:.3f}** (chance {score.chance:.3f}; {score.num_images} images of
