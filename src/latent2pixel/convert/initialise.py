@@ -133,8 +133,8 @@ def fit_lift(
         )
     own = family.token_px(pipe)
     factor = patch_size // own if patch_size % own == 0 else 1
-    patch_size //= factor
-    patch_dim, token_dim = IMAGE_CHANNELS * patch_size**2, family.token_dim(pipe.transformer.config)
+    fitted_px = patch_size // factor
+    patch_dim, token_dim = IMAGE_CHANNELS * fitted_px**2, family.token_dim(pipe.transformer.config)
     if patch_dim < token_dim:
         raise GeometryError(
             "A patch holds fewer values than a latent token, so noise cannot stay white in it",
@@ -145,13 +145,13 @@ def fit_lift(
     statistics = LiftStatistics(patch_dim, token_dim)
     for image_CHW, tokens_dhw in zip(images.images, tokens, strict=True):
         averaged_BCHW = functional.avg_pool2d(as_floats(image_CHW)[None], factor)
-        patches_BDhw = functional.pixel_unshuffle(averaged_BCHW, patch_size)
+        patches_BDhw = functional.pixel_unshuffle(averaged_BCHW, fitted_px)
         statistics.add(_flat(patches_BDhw), _flat(tokens_dhw[None]))
     needed = MIN_PATCHES_PER_VALUE * patch_dim
     if statistics.num_patches < needed:
         raise DataError(
             "There are too few images to fit the lift on",
-            found=f"{statistics.num_patches} patches of {factor * patch_size} px in {images.name}",
+            found=f"{statistics.num_patches} patches of {patch_size} px in {images.name}",
             expected=f"at least {needed} patches; about 1000 images are best",
             fix="Make more with `l2p data synthesize`.",
         )
