@@ -238,6 +238,20 @@ def test_differences_are_taken_seed_by_seed_at_the_last_look():
     assert lines[-1] == "| b | 0.300 | 0.000 |"
 
 
+def test_seconds_of_several_machines_are_not_averaged(tmp_path):
+    rows = [row("a", seed, step, 0.2) | {"machine": f"machine {seed}"} for seed in (0, 1) for step in (10, 20)]
+    two, one = (
+        AblationResult(name=name, question="?", claim=None, rows=chosen, source_scores=[], missing=0)
+        for name, chosen in (("two", rows), ("one", rows[:2]))
+    )
+    assert "| a | 20 | - | 0.500 +- 0.000 |" in table(two)
+    assert "no seconds: machine 0; machine 1." in table(two)
+    assert "| a | 20 | 1.000 | 0.500 |" in table(one)
+    for result in (one, two):
+        write_ablation(result, tmp_path, pictures={})
+    assert not torch.equal(load_image(tmp_path / "one.png"), load_image(tmp_path / "two.png"))
+
+
 def test_one_look_at_each_arm_is_drawn_arm_by_arm(tmp_path):
     rows = [row("a", 0, 10, 0.2), row("a", 1, 10, 0.4), row("b", 0, 10, 0.9), row("b", 1, 10, 0.8)]
     pictures = {}

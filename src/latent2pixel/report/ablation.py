@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
-"""arm, seed, step, seconds, error, score, chance, grid."""
+"""arm, seed, step, seconds, error, score, chance, grid; machine, where it is known."""
 FIGURE_INCHES = (10.0, 6.4)
 
 
@@ -78,6 +78,8 @@ def write_ablation(result: AblationResult, folder: Path, *, pictures: Mapping[st
 def table(result: AblationResult) -> str:
     """Return every look as Markdown, mean and standard deviation over the seeds, then what the last ones differ by."""
     base, lines = result.arms[0], [looks_table(result.rows)]
+    if len(machines := machines_of(result.rows)) > 1:
+        lines.append(f"Seeds on several machines, so no seconds: {'; '.join(machines)}.\n")
     if result.source_scores:
         lines.append(f"The source's own score: {spread(result.source_scores)}.\n")
     if result.arms[1:]:
@@ -91,6 +93,7 @@ def table(result: AblationResult) -> str:
 
 def looks_table(rows: Sequence[Row]) -> str:
     """Return mean and standard deviation over the seeds of every arm and step as a Markdown table."""
+    one_machine = len(machines_of(rows)) == 1
     lines = [
         "| arm | steps | seconds | validation error | score | chance | patch grid |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -98,9 +101,16 @@ def looks_table(rows: Sequence[Row]) -> str:
     for arm, step in dict.fromkeys((row["arm"], row["step"]) for row in rows):
         group = [row for row in rows if (row["arm"], row["step"]) == (arm, step)]
         keys = ("seconds", "error", "score", "chance", "grid")
-        cells = [spread([row[key] for row in group if key in row]) for key in keys]
+        cells = [
+            spread([row[key] for row in group if key in row and (one_machine or key != "seconds")]) for key in keys
+        ]
         lines.append(f"| {arm} | {step} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def machines_of(rows: Sequence[Row]) -> list[str]:
+    """Return the machines that the seconds were measured on; old rows do not name theirs."""
+    return sorted({row.get("machine", "not recorded") for row in rows})
 
 
 def differences(rows: Sequence[Row], arm: str, *, base: str, key: str = "score") -> list[float]:
@@ -119,17 +129,18 @@ def spread(values: Sequence[float]) -> str:
 
 
 def draw_curves(rows: Sequence[Row], path: Path, *, source_scores: Sequence[float]) -> None:
-    """Save score and validation error against steps and seconds as a picture, bands over the seeds."""
+    """Save score and validation error against steps, and seconds of one machine, as a picture, bands over the seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
-    axes = figure.subplots(2, 2)
+    places = {"step": "steps", "seconds": "seconds"} if len(machines_of(rows)) == 1 else {"step": "steps"}
+    axes = figure.subplots(2, len(places), squeeze=False)
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm]
         for line, key in enumerate(("score", "error")):
-            for column, place in enumerate(("step", "seconds")):
+            for column, place in enumerate(places):
                 _draw_curve(axes[line, column], mine, key=key, place=place, label=arm)
-    for column, text in enumerate(("steps", "seconds")):
+    for column, text in enumerate(places.values()):
         if source_scores:
             axes[0, column].axhline(statistics.mean(source_scores), color="grey", linestyle="--")
         axes[1, column].set(xlabel=text, yscale="log")

@@ -6,7 +6,6 @@ Every stage leaves a finished folder or file behind: the same call again goes on
 import json
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from latent2pixel.convert import convert
 from latent2pixel.data.prompts import Prompt, load_prompts
 from latent2pixel.data.source_facts import source_facts
 from latent2pixel.data.synthesize import synthesize
-from latent2pixel.device import fastest_device
+from latent2pixel.device import fastest_device, machine_name
 from latent2pixel.errors import StateError
 from latent2pixel.evaluate.cost import measure_cost
 from latent2pixel.generate import load_pipeline
@@ -351,7 +350,7 @@ class _Demo:
             ("Trainable", f"{share.num_trainable:,} of {share.num_total:,} parameters ({share.share:.1%})"),
             ("Sampling", f"{config.num_steps} Euler steps, guidance {config.guidance_scale}, stock pipeline"),
             ("Seed", str(config.seed)),
-            ("Hardware", f"{os.cpu_count()} cores, {platform.machine()}, {_accelerator()}"),
+            ("Hardware", machine_name()),
             ("Software", f"torch {torch.__version__}, Python {platform.python_version()}"),
             ("Date", date.today().isoformat()),
         ]
@@ -361,7 +360,3 @@ def _grid_of(pairs: Sequence[ImagePair]) -> Tensor:
     """Return the source's pictures in a row above the pixel model's, (3, H, W) in [-1, 1]."""
     pictures = [pair.source for pair in pairs] + [pair.pixel for pair in pairs]
     return image_grid([image_of(picture) for picture in pictures], columns=len(pairs))
-
-
-def _accelerator() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

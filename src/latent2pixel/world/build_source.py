@@ -1,8 +1,6 @@
 """The miniature source from nothing to a pipeline folder: VAE, latents, transformer, score, model card."""
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latent2pixel.device import fastest_device
+from latent2pixel.device import fastest_device, machine_name
 from latent2pixel.errors import ConfigError
 from latent2pixel.families import family_of
 from latent2pixel.io.new_folder import new_folder, write_file
@@ -176,7 +174,7 @@ captions with other words around them. Guidance was chosen on another draw of he
 {rows}
 
 Trained for {trainer.step} steps of {settings.batch_size} scenes in {trainer.seconds / 60:.0f} minutes on
-{_hardware(trainer.device)}, torch {torch.__version__}, {date.today().isoformat()}; `curve.jsonl`
+{machine_name()}, torch {torch.__version__}, {date.today().isoformat()}; `curve.jsonl`
 holds loss and scores on the way (60 held-out captions, guidance {settings.guidance_scale:g}). Settings of the
 last call: `l2p world train-source OUT --level {level.name}{changed}`.
 """
@@ -219,9 +217,3 @@ def _shipped(settings: SourceTraining) -> Any:
             fix="Leave --from-shipped out, or the setting family.",
         )
     return pipe
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"one {torch.cuda.get_device_name(device)}"
-    return f"{os.cpu_count()} cores ({platform.machine()})"

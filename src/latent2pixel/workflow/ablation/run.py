@@ -17,7 +17,7 @@ from latent2pixel.convert.warm_up import warm_up
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
 from latent2pixel.data.dataset import ImageFolderDataset
-from latent2pixel.device import fastest_device
+from latent2pixel.device import fastest_device, machine_name
 from latent2pixel.families import family_of
 from latent2pixel.io.images import image_grid, save_image
 from latent2pixel.io.pipeline_folder import open_pipeline
@@ -29,7 +29,7 @@ from latent2pixel.workflow.ablation.plan import ArmPlan
 from latent2pixel.workflow.ablation.yardstick import Yardstick
 
 Row = dict[str, Any]
-"""A look: arm, seed, step, seconds, and ``Measured.numbers``."""
+"""A look: arm, seed, step, seconds, machine, and ``Measured.numbers``."""
 SUBSETS = 7
 """Counter of the generator that draws an arm's images, see ``seeds``."""
 
@@ -124,7 +124,8 @@ class ArmRun:
         """Return a look at a pipeline; its pictures go into the folder."""
         measured = Yardstick(images=self.images, image_size_px=self.plan.image_size_px).measure(pipe)
         save_image(self.out / f"look-{step:06d}.png", image_grid(measured.pictures, columns=len(measured.pictures)))
-        return {"seed": self.images.seed, "step": step, "seconds": seconds, **measured.numbers}
+        looked = {"step": step, "seconds": seconds, "machine": machine_name()}
+        return {"seed": self.images.seed, **looked, **measured.numbers}
 
     def dataset(self) -> tuple[ImageFolderDataset, list[int]]:
         """Return the arm's images, and which of them are used."""
