@@ -94,6 +94,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(models, tmp
         (["--size", "136"], GeometryError),  # no multiple of the patch
         (["--size", "1040"], GeometryError),  # 65 tokens, one more than there are positions
         (["--set", "upsampling=nearest"], ConfigError),
+        (["--set", "crop_px=144"], ConfigError),  # of pictures of 128 px
     ):
         with pytest.raises(error):
             run(models, tmp_path / "out", *more)

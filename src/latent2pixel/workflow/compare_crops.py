@@ -89,6 +89,13 @@ def compare_crops(
             expected="a prompt or more, and a source's size below the pixel model's",
             fix="Give --prompt, once for each, and a larger --size.",
         )
+    if config.crop_px > config.size_px:
+        raise ConfigError(
+            "A crop is larger than the picture that it is of",
+            found=f"crop_px={config.crop_px}, pictures of {config.size_px} px",
+            expected=f"crops of {config.size_px} px at most",
+            fix="Choose a smaller --set crop_px=, or a larger --size.",
+        )
     wanted = [
         Prompt(id=f"{index:04d}", prompt=text, major_class=USERS, sub_class=USERS) for index, text in enumerate(prompts)
     ]
