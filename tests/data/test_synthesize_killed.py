@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
 from tests.data.test_synthesize import PROMPTS, darkness, images, largest_difference, run
 from tests.tiny import EXAMPLES, tiny_pixel_pipeline
+from tqdm.auto import tqdm
 
 from latent2pixel.data.curation import Curation
 from latent2pixel.data.dataset import ImageFolderDataset
@@ -24,6 +26,12 @@ TOUCHED = ("fsync", "rename", "replace", "mkdir", "utime", "unlink")
 """Calls after each of which the state of the folder is another."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_progress_lock():
+    """Give tqdm a lock of this process: one that it shares with a killed child would never come free again."""
+    tqdm.set_lock(threading.RLock())
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +75,12 @@ def killing_at(moment, pipe, folder, **settings):
 
 def journalled(folder):
     """Return how many images stand in journals and finished shards."""
-    files = [*folder.glob(".shard-*.partial/.journal.jsonl"), *folder.glob("shard-*/[!.]*.jsonl")]
-    return sum(file.read_bytes().count(b"\n") for file in files)
+    while True:
+        files = [*folder.glob(".shard-*.partial/.journal.jsonl"), *folder.glob("shard-*/[!.]*.jsonl")]
+        try:
+            return sum(file.read_bytes().count(b"\n") for file in files)
+        except FileNotFoundError:
+            continue  # a shard was finished between the list and the reading
 
 
 BEST_OF_TWO = {"curation": Curation(scorer=darkness, best_of=2), "seeds_per_prompt": 1}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latent2pixel.families.cogview4 import SCHEDULE, TEXT_MULTIPLE
 from latent2pixel.world.miniature import HEAD_DIM, Miniature, initialise, open_gates
-from latent2pixel.world.source_model import TEXT_WIDTH, build_tokenizer
+from latent2pixel.world.source_model import TEXT_SIZES, TEXT_WIDTH, build_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, CogView4Pipeline, CogView4Transformer2DModel
@@ -99,18 +99,7 @@ def build_glm(vocab_size: int, *, padding: int) -> "GlmModel":
     """
     from transformers import GlmConfig, GlmModel
 
-    config = GlmConfig(
-        vocab_size=vocab_size,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=512,
-        pad_token_id=padding,
-        eos_token_id=padding,
-    )
+    config = GlmConfig(vocab_size=vocab_size, pad_token_id=padding, eos_token_id=padding, **TEXT_SIZES)
     model = GlmModel(config)
     # GlmModel freezes it at zero, as padding is masked elsewhere; this pipeline masks nothing.
     model.embed_tokens.padding_idx = None

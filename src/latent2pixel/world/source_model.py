@@ -21,6 +21,16 @@ RESOLUTION_PX = 64
 """Size of the pictures that the shipped source model is trained on."""
 TEXT_WIDTH = 128
 """Width of the text encoder."""
+TEXT_SIZES = {
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
+"""Text encoders of all families."""
 SHIPPED_SOURCE = Path(__file__).parent / "assets" / "source"
 """Folder of the shipped source model, loadable by the stock ``ZImagePipeline``."""
 
@@ -102,15 +112,5 @@ def build_text_encoder(vocab_size: int) -> "Qwen3Model":
     """
     from transformers import Qwen3Config, Qwen3Model
 
-    config = Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=384,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
+    config = Qwen3Config(vocab_size=vocab_size, tie_word_embeddings=True, **TEXT_SIZES)
     return Qwen3Model(config)
