@@ -71,7 +71,7 @@ def main() -> None:
         started = time.perf_counter()
         fit = fit_lift(pipe, images, tokens, patch_size=PATCH, input_map=input_map, generator=generator)
         seconds = time.perf_counter() - started
-        error = squared_error(fit, as_floats(torch.stack(list(fresh.images))), torch.stack(fresh_tokens).float())
+        error = squared_error(fit, torch.stack(list(fresh.images)), torch.stack(fresh_tokens).float(), patch=PATCH)
         rows.append({"input_map": input_map, **fit.report(), "fresh_error": error, "seconds": seconds})
     fresh_Bdhw = torch.stack(fresh_tokens).float()
     variance = float((fresh_Bdhw - fresh_Bdhw.mean((0, 2, 3), keepdim=True)).square().mean())
@@ -101,9 +101,9 @@ def make_images(pipe: Any, out: Path, *, seed: int) -> None:
         )  # fmt: skip
 
 
-def squared_error(fit: LiftFit, images_BCHW: Tensor, tokens_Bdhw: Tensor) -> float:
+def squared_error(fit: LiftFit, images_BCHW: Tensor, tokens_Bdhw: Tensor, *, patch: int) -> float:
     """Return the mean of ``((A^T x - c) / s - z)^2``."""
-    patches_BDhw = functional.pixel_unshuffle(images_BCHW, PATCH)
+    patches_BDhw = functional.pixel_unshuffle(as_floats(images_BCHW), patch)
     lifted_Bdhw = torch.einsum("bDhw,Dd->bdhw", patches_BDhw, fit.basis_Dd) - fit.offset_d.view(-1, 1, 1)
     return (lifted_Bdhw / fit.scale - tokens_Bdhw).square().mean().item()
 

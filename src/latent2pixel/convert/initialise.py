@@ -138,9 +138,9 @@ def fit_lift(
     if patch_dim < token_dim:
         raise GeometryError(
             "A patch holds fewer values than a latent token, so noise cannot stay white in it",
-            found=f"patch size {patch_size}: {patch_dim} values, latent token: {token_dim}",
+            found=f"patch size {fitted_px}: {patch_dim} values, latent token: {token_dim}",
             expected=f"at least {token_dim} values a patch",
-            fix="Choose a larger patch, or the recipe paper.",
+            fix=f"Choose the source's own patch, {own} px, or the recipe paper.",
         )
     statistics = LiftStatistics(patch_dim, token_dim)
     for image_CHW, tokens_dhw in zip(images.images, tokens, strict=True):

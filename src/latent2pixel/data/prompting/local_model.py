@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from latent2pixel.data.prompting.language_model import Question, Reply
-from latent2pixel.device import fastest_device
 from latent2pixel.errors import ConfigError, SourceError
 
 
@@ -124,6 +123,8 @@ def load_local_model(folder: str) -> LocalModel:
         SourceError: It cannot be loaded.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from latent2pixel.device import fastest_device
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -126,8 +126,8 @@ def require_study(name: str) -> Study:
 def _large(*, name: str, shift: float | Literal["source"] | None) -> Arm:
     """Return an arm at four times the source's size, on true renders, as the source cannot draw so large.
 
-    Of recipe lift: paper makes no pictures in 300 steps even at patch 16 (score .004), so that its shifts would all
-    look alike. A quarter of the batch, against sixteen times the pixels.
+    Of recipe lift: paper makes no pictures in 300 steps even at patch 16 (score .008, chance .005), so that its shifts
+    would all look alike. A quarter of the batch, against sixteen times the pixels.
     """
     return Arm(name=name, recipe="lift", images="renders", shift=shift, warm_up={"batch_size": 8})
 
