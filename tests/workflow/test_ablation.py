@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from latent2pixel.cli.app import app
 from latent2pixel.errors import ConfigError, StateError
 from latent2pixel.io.images import load_image
-from latent2pixel.report.ablation import AblationResult, differences, draw_arms, table, write_ablation
+from latent2pixel.report.ablation import AblationResult, differences, draw_arms, looks_table, table, write_ablation
 from latent2pixel.workflow.ablation.ablate import LOCK, SETTINGS, Ablation
 from latent2pixel.workflow.ablation.images import AblationImages
 from latent2pixel.workflow.ablation.plan import plan_arm
@@ -250,6 +250,11 @@ def test_seconds_of_several_machines_are_not_averaged(tmp_path):
     for result in (one, two):
         write_ablation(result, tmp_path, pictures={})
     assert not torch.equal(load_image(tmp_path / "one.png"), load_image(tmp_path / "two.png"))
+
+
+def test_what_is_no_number_is_a_dash():
+    rows = [row("a", seed, 10, 0.2) | {"chance": float("nan")} for seed in (0, 1)]
+    assert "| 0.200 +- 0.000 | - | 1.000 +- 0.000 |" in looks_table(rows)
 
 
 def test_one_look_at_each_arm_is_drawn_arm_by_arm(tmp_path):

@@ -1,5 +1,6 @@
 """Table, figure and picture strip of an ablation: arms over seeds, against steps and seconds."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,8 +122,8 @@ def differences(rows: Sequence[Row], arm: str, *, base: str, key: str = "score")
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return mean +- standard deviation, the value alone, or a dash."""
-    if not values:
+    """Return mean +- standard deviation, the value alone, or a dash; chance of one caption a task is no number."""
+    if not values or any(map(math.isnan, values)):
         return "-"
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.3f}"
