@@ -77,7 +77,7 @@ def build(kind: str, name: str, size_px: int) -> ZImagePipeline:
     else:
         patch, channels, _ = head_of(name, size_px)
         transformer = load_pixel_class(FAMILY).from_config_of(config, pixel_patch_size=patch, head_channels=channels)
-        vae = PixelVAE(transformer.factor)
+        vae = PixelVAE(transformer.codec_factor)
     transformer = transformer.to(dtype).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for parameter in transformer.parameters():

@@ -98,6 +98,18 @@ def test_projection_is_half_the_sum_of_any_sub_patches(plain):
     torch.testing.assert_close(new_BwHW, expected_BwHW, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["z_image", "flux"])
+def test_a_patch_that_is_no_power_of_two_is_doubled_too(name):
+    """48 to 96: the trunk sees the same sums of sub-patches, and the pipeline its folds, from 8 px to 16."""
+    plain, image_BCHW = tiny_pixel_pipeline(name, patch_size=48), noise(1, 3, 96, 192)
+    doubled = double_patch(plain)
+    (old_BwHW, bias_w11), (new_BwHW, _) = projected(plain, image_BCHW), projected(doubled, image_BCHW)
+    expected_BwHW = 0.5 * 4 * functional.avg_pool2d(old_BwHW - bias_w11, 2) + bias_w11
+    torch.testing.assert_close(new_BwHW, expected_BwHW, atol=1e-5, rtol=1e-5)
+    assert (plain.vae.config["factor"], doubled.vae.config["factor"]) == (8, 16)
+    assert np.isfinite(sampled(doubled, height=96, width=192)).all()
+
+
 def test_noise_of_a_token_keeps_its_covariance(plain):
     """White pixels through W have the covariance ``W W^T``."""
     names = plain.transformer.trunk.input_projections

@@ -1,12 +1,12 @@
 """What every family promises, against its real diffusers classes at tiny size."""
 
 import copy
-import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from tests.families.calls import equal, recorded_calls, shown
 from tests.tiny import (
     FAMILIES,
     GRID,
@@ -61,26 +61,6 @@ def stock(name, pipe, prompts=PROMPTS, *, grid=GRID, **options):
     return SimpleNamespace(images=load_family(name).images(pipe, **call))
 
 
-def recorded_calls(model):
-    """Keep the named arguments of every call of a transformer from now on."""
-    names, calls = list(inspect.signature(type(model).forward).parameters)[1:], []
-    if names[0] == "args":  # a pixel transformer takes whatever its base takes
-        names = list(model._trunk_arguments)
-    model.register_forward_pre_hook(
-        lambda _, args, kwargs: calls.append(dict(zip(names, args, strict=False), **kwargs)), with_kwargs=True
-    )
-    return calls
-
-
-def shown(name, call):
-    """Return a call with zeros where a mask hides states; pipelines may send there what the cache leaves out."""
-    for states, mask in getattr(tiny_source(name), "MASKED", {}).items():
-        if call[mask] is not None:
-            hidden = ~call[mask].bool()
-            call = {**call, states: call[states].masked_fill(hidden[(...,) + (None,) * (call[states].ndim - 2)], 0)}
-    return call
-
-
 def sigmas_of(scheduler):
     """Return the noise levels of a scheduler's steps on the straight path."""
     if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("use_flow_sigmas"):
@@ -117,17 +97,6 @@ def feature_map(pipe, noisy_BCHW, sigma_B, cond):
     predict_velocity(pipe.transformer, noisy_BCHW, sigma_B, cond)
     hook.remove()
     return recorded[0]
-
-
-def equal(theirs, mine):
-    """Tell whether two arguments are equal, bit for bit."""
-    if isinstance(theirs, torch.Tensor):
-        return isinstance(mine, torch.Tensor) and theirs.dtype == mine.dtype and torch.equal(theirs, mine)
-    if isinstance(theirs, (list, tuple)):
-        return len(theirs) == len(mine) and all(map(equal, theirs, mine))
-    if isinstance(theirs, dict):
-        return theirs.keys() == mine.keys() and all(equal(theirs[key], mine[key]) for key in theirs)
-    return theirs == mine
 
 
 def test_clock_and_tokens_undo_each_other(name):
@@ -232,7 +201,7 @@ def test_many_steps_stay_on_the_straight_path(name):
     pipe.transformer.register_forward_pre_hook(
         lambda *_: setattr(head, "sigma", sigmas_of(pipe.scheduler)[(len(calls) - 1) // per_step])
     )
-    folded_BZHW = functional.pixel_unshuffle(start, pipe.transformer.factor)
+    folded_BZHW = functional.pixel_unshuffle(start, pipe.transformer.codec_factor)
     stock(name, pipe, PROMPTS[:1], num_inference_steps=4, latents=running_latents(name, folded_BZHW))
     schedule = sigmas_of(pipe.scheduler)
     assert len(schedule) == 4

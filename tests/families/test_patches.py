@@ -1,9 +1,12 @@
-"""Patches for 4K and 8K, and images as large as a transformer has positions for, with every family's stock pipeline."""
+"""Patches for 4K, 8K and 10K, and images as large as a transformer has positions for, with all stock pipelines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from tests.families.calls import equal, recorded_calls, shown
 from tests.tiny import (
     FAMILIES,
     PROMPTS,
@@ -11,6 +14,7 @@ from tests.tiny import (
     noise,
     patch_px,
     running_latents,
+    tiny_lift,
     tiny_pipeline,
     tiny_pixel_pipeline,
     tiny_source,
@@ -26,8 +30,9 @@ from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.predict import predict_velocity
 
 ANY_PATCH = [name for name in FAMILIES if load_family(name).pipeline_patch_px is None]
-HEADS = {32: (2, 2, 4, 4, 4), 64: (2, 2, 2, 4, 4, 4), 128: (2, 2, 2, 4, 4, 4)}
-"""A level for each halving down to the patch; at 128 the published head of patch 64, whose features are upsampled."""
+HEADS = {32: (2, 2, 4, 4, 4), 64: (2, 2, 2, 4, 4, 4), 128: (2, 2, 2, 4, 4, 4), 160: (2, 2, 4, 4, 4)}
+"""A level for each halving down to the patch; at 128 the published head of patch 64, and at 160 five halvings, whose
+features are upsampled."""
 LIMITED = {
     "z_image": (64, 64),
     "sd3": (24, 24),
@@ -60,7 +65,7 @@ def test_stock_pipeline_serves_larger_patches(name, patch):
     pipe.transformer.head = head
     if family.objective == "flow":  # multistep schedulers begin just before pure noise
         pipe.transformer.register_forward_pre_hook(lambda *_: setattr(head, "sigma", pipe.scheduler.sigmas[0]))
-    start = functional.pixel_unshuffle(noise(*target.shape, seed=2), pipe.transformer.factor)
+    start = functional.pixel_unshuffle(noise(*target.shape, seed=2), pipe.transformer.codec_factor)
     adapt = getattr(source, "adapt", lambda pipe, call: call)
     call = {
         "prompt": list(PROMPTS[:1]),
@@ -77,11 +82,87 @@ def test_stock_pipeline_serves_larger_patches(name, patch):
     torch.testing.assert_close(images, target / 2 + 0.5, atol=atol, rtol=0)
 
 
+def one_step(name, pipe, grid, **options):
+    """Run the stock pipeline on an image of so many tokens; return the image and the call of its transformer."""
+    calls, patch = recorded_calls(pipe.transformer), pipe.transformer.config["pixel_patch_size"]
+    adapt = getattr(tiny_source(name), "adapt", lambda pipe, call: call)
+    call = {
+        "prompt": list(PROMPTS[:1]),
+        "height": grid[0] * patch,
+        "width": grid[1] * patch,
+        "num_inference_steps": 1,
+        "output_type": "pt",
+        "generator": torch.Generator().manual_seed(0),
+        **tiny_source(name).UNGUIDED,
+    }
+    images = load_family(name).images(pipe, **adapt(pipe, call) | options)
+    return images, calls[0]
+
+
 @pytest.mark.parametrize("name", ANY_PATCH)
-def test_patch_160_is_refused_with_what_to_do_instead(name):
-    with pytest.raises(GeometryError, match="patch size 160") as caught:
-        tiny_pixel_pipeline(name, patch_size=160, head=HEADS[32])
-    assert "10240 px, is 80 x 80 tokens of patch 128" in str(caught.value)
+@torch.no_grad()
+def test_trunk_sees_several_tokens_of_the_pipeline_as_one(name):
+    """Three times the source's patch: no pipeline folds by that, so it counts 3 x 3 tokens for each of the trunk's."""
+    family, grid = load_family(name), whole_grid(name, (2, 3))
+    pipe = tiny_pixel_pipeline(name, patch_size=3 * patch_px(name))
+    model = pipe.transformer
+    _, sent = one_step(name, pipe, grid)
+    assert model.pipeline_tokens(grid) == 9 * grid[0] * grid[1]
+    noisy = functional.pixel_shuffle(family.map_of(sent), model.codec_factor)
+    assert model.grid_of(noisy) == grid
+    conditioning = family.collate(model, family.encode(pipe, PROMPTS[:1]), grid)
+    mine = {key: value for key, value in shown(name, model.call_of_trunk(sent, grid)).items() if key in conditioning}
+    assert [key for key, value in conditioning.items() if not equal(mine.get(key), value)] == []
+    clock = {family.timestep_argument: sent[family.timestep_argument]}
+    native = model(**{**sent, "return_dict": False})[0]
+    image = model(**{family.sample_argument: noisy}, **clock, **conditioning, return_dict=False)[0]
+    folded = functional.pixel_unshuffle(image, model.codec_factor)
+    assert equal(native, family.output(folded, sent))
+
+
+def noise_levels(name, pipe, grid):
+    """Return those of four steps on an image of so many tokens."""
+    one_step(name, pipe, grid, num_inference_steps=4)
+    return pipe.scheduler.sigmas[:4]
+
+
+@pytest.mark.parametrize("name", [name for name in ANY_PATCH if name not in ("pixart", "cogview3", "flux2")])
+def test_noise_levels_are_those_of_as_many_tokens_of_the_trunk(name):
+    """The source's shift may grow with tokens, and the pipeline counts 3 x 3 times as many."""
+    grid = whole_grid(name, (3, 4))
+    doubled, tripled = (tiny_pixel_pipeline(name, patch_size=factor * patch_px(name)) for factor in (2, 3))
+    assert doubled.transformer.pipeline_tokens(grid) * 9 == tripled.transformer.pipeline_tokens(grid)
+    torch.testing.assert_close(noise_levels(name, tripled, grid), noise_levels(name, doubled, grid))
+
+
+@pytest.mark.parametrize("name", [name for name in ANY_PATCH if load_family(name).objective == "flow"])
+def test_noise_levels_of_a_lift_are_those_of_an_image_of_this_size(name):
+    """Images of 6 x 6 of the source's tokens, in patches of 2 x 2 and of 3 x 3 of them, lifted with the same scale."""
+    levels = []
+    for factor in (2, 3):
+        fit = replace(tiny_lift(name).spread(factor), scale=2.0)
+        pipe = tiny_pixel_pipeline(name, patch_size=factor * patch_px(name), lift=fit)
+        levels.append(noise_levels(name, pipe, (6 // factor, 6 // factor)))
+    torch.testing.assert_close(*levels)
+
+
+def test_a_shift_that_only_the_pipeline_computes_is_that_of_1024_px():
+    """FLUX.2: no config holds its numbers, so where tokens are counted otherwise they cannot be followed."""
+    pipe, family = tiny_pixel_pipeline("flux2", patch_size=48), load_family("flux2")
+    expected = family.shift(tiny_pipeline("flux2").scheduler, 64 * 64)
+    assert family.shift(pipe.scheduler, 1) == family.shift(pipe.scheduler, 10**6) == expected
+
+
+@pytest.mark.parametrize("name", ["z_image", "flux", "auraflow", "sana"])
+@torch.no_grad()
+def test_patch_160_survives_a_folder(name, tmp_path):
+    """What the pipeline counts with and what the trunk is built with differ; one config has to say both."""
+    pipe = tiny_pixel_pipeline(name, patch_size=160, head=HEADS[160])
+    pipe.save_pretrained(tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    before, after = (one_step(name, each, (1, 2))[0] for each in (pipe, loaded))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)  # memory formats differ, and with them the sums
 
 
 def first_sigma(family):

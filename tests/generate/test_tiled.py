@@ -51,17 +51,27 @@ def test_lifted_models_too(name, guided, tmp_path):
     torch.testing.assert_close(made, whole(name, pipe, call, seed=5), atol=EXACT, rtol=0)
 
 
+@pytest.mark.parametrize("lifted", [False, True])
+@pytest.mark.parametrize("name", ["z_image", "flux", "sd3", "qwen", "krea2", "nucleus", "cogview4", "ernie", "chroma"])
+def test_tokens_that_are_several_of_the_pipelines(name, lifted, tmp_path):
+    """Patch 48: one family of each way to tell positions."""
+    pipe = pipeline(name, lifted=lifted, patch_size=48)
+    call = call_of(name, pipe, guided=name not in RESCALED_GUIDANCE, grid=(2, 3))
+    made = in_tiles_floats(pipe, call, tmp_path / "a", seed=5, tile_px=48)
+    torch.testing.assert_close(made, whole(name, pipe, call, seed=5), atol=EXACT, rtol=0)
+
+
 def test_noise_of_another_order_is_noise_and_the_rest_is_the_same(tmp_path):
     """Whole from the noise that the tiles drew: the loop is the pipeline's even where its noise is not."""
     (name,) = OTHER_NOISE
     pipe = pipeline(name)
     call = call_of(name, pipe, guided=True)
     image = FloatImage(tmp_path / "noise", height=call["height"], width=call["width"])
-    draw_noise(image, factor=pipe.transformer.factor, fold=1, generator=torch.Generator().manual_seed(5))
+    draw_noise(image, factor=pipe.transformer.codec_factor, fold=1, generator=torch.Generator().manual_seed(5))
     noise_BCHW = image.read_rows(0, call["height"])[None]
     assert noise_BCHW.mean().abs() < 0.02
     assert (noise_BCHW.std() - 1).abs() < 0.02
-    folded = functional.pixel_unshuffle(noise_BCHW, pipe.transformer.factor)
+    folded = functional.pixel_unshuffle(noise_BCHW, pipe.transformer.codec_factor)
     given = {**call, "latents": load_family(name).sample(folded, {})}
     made = in_tiles_floats(pipe, call, tmp_path / "a", seed=5, tile_px=2 * patch_px(name))
     torch.testing.assert_close(made, whole(name, pipe, given, seed=5), atol=EXACT, rtol=0)

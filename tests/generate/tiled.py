@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import torch
-from tests.tiny import PROMPTS, noise, size_px, tiny_lift, tiny_pixel_pipeline, tiny_source, whole_grid
+from tests.tiny import PROMPTS, noise, patch_px, tiny_lift, tiny_pixel_pipeline, tiny_source, whole_grid
 from torch.nn import functional
 
 from latent2pixel.families import load_family
@@ -16,7 +16,8 @@ STEPS = 3
 
 def pipeline(name, *, lifted=False, **options):
     """Return a pixel pipeline every part of which does something."""
-    pipe = tiny_pixel_pipeline(name, **({"lift": tiny_lift(name)} if lifted else {}), **options)
+    factor = options.get("patch_size", patch_px(name)) // patch_px(name)
+    pipe = tiny_pixel_pipeline(name, **({"lift": tiny_lift(name).spread(factor)} if lifted else {}), **options)
     if lifted:  # head and stem start silent
         with torch.no_grad():
             for parameter in (*pipe.transformer.head.parameters(), *pipe.transformer.lift.stem.parameters()):
@@ -24,9 +25,10 @@ def pipeline(name, *, lifted=False, **options):
     return pipe
 
 
-def call_of(name, pipe, *, guided):
+def call_of(name, pipe, *, guided, grid=GRID):
     """Return what the stock pipeline is called with for one picture."""
-    module, size = tiny_source(name), size_px(name, whole_grid(name, GRID))
+    module, patch = tiny_source(name), pipe.transformer.config["pixel_patch_size"]
+    size = dict(zip(("height", "width"), (places * patch for places in whole_grid(name, grid)), strict=True))
     adapt = getattr(module, "adapt", lambda pipe, call: call)
     options = module.GUIDED if guided else module.UNGUIDED
     call = adapt(pipe, {"prompt": PROMPTS[:1], **size, "num_inference_steps": STEPS, **options})
@@ -44,7 +46,7 @@ def whole(name, pipe, call, *, seed):
     load_family(name).images(pipe, **{**call, "prompt": list(call["prompt"])}, generator=generator)
     del pipe.vae.decode
     folded = given[0].squeeze(2) if given[0].ndim == 5 else given[0]
-    return functional.pixel_shuffle(folded, pipe.transformer.factor)[0]
+    return functional.pixel_shuffle(folded, pipe.transformer.codec_factor)[0]
 
 
 def stopping_after(rows):

@@ -28,7 +28,7 @@ def test_native_call_equals_pixel_call(name):
     family, pipe = load_family(name), tiny_pixel_pipeline(name)
     model, noisy = pipe.transformer, noise(2, 3, 64, 96)
     call = {family.timestep_argument: family.timestep(SIGMA_B), **conditioning(name, pipe)}
-    sample = family.sample(functional.pixel_unshuffle(noisy, model.factor), call)
+    sample = family.sample(functional.pixel_unshuffle(noisy, model.codec_factor), call)
     native = model(**{family.sample_argument: sample}, **call).sample
     image = model(**{family.sample_argument: noisy}, **call).sample
     assert image.shape == noisy.shape
@@ -123,12 +123,12 @@ def test_image_must_divide_into_patches(name):
     assert caught.value.found == "64 x 90 px"
 
 
-@pytest.mark.parametrize(("patch", "levels"), [(16, 4), (16, 3), (64, 6), (64, 4), (8, 3), (2, 1)])
+@pytest.mark.parametrize(("patch", "levels"), [(16, 4), (16, 3), (64, 6), (64, 4), (8, 3), (2, 1), (24, 3), (160, 5)])
 def test_patches_that_fit(patch, levels):
     require_patch(patch, latent_patch=2, num_head_levels=levels)
 
 
-@pytest.mark.parametrize(("patch", "levels"), [(15, 4), (24, 3), (0, 1), (1, 1), (8, 4), (16, 6)])
+@pytest.mark.parametrize(("patch", "levels"), [(15, 4), (24, 4), (0, 1), (1, 1), (8, 4), (16, 6), (160, 6)])
 def test_patches_that_do_not_fit(patch, levels):
     with pytest.raises(GeometryError):
         require_patch(patch, latent_patch=2, num_head_levels=levels)

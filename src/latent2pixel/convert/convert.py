@@ -109,13 +109,14 @@ def build_pixel_pipeline(
     plan_conversion(shapes_of(transformer), shapes_of(empty), family=family)
     generator = torch.Generator().manual_seed(seed)
     pixel = pixel_class.from_source(transformer, **options, lift=lift, lift_wiener=lift_wiener, generator=generator)
-    codec = PixelVAE(pixel.factor, noise_scale=noise_scale).to(transformer.device)
+    codec = PixelVAE(pixel.codec_factor, noise_scale=noise_scale).to(transformer.device)
     replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
     if noise_shift is not None:
         replaced["scheduler"] = family.with_noise_shift(replaced["scheduler"], noise_shift)
     if lift is not None:
         token_factor = (family.token_px(pipe) / patch_size) ** 2
         replaced["scheduler"] = family.with_shift(replaced["scheduler"], lift.scale, token_factor=token_factor)
+    replaced["scheduler"] = family.with_smaller_tokens(replaced["scheduler"], pixel.pipeline_tokens((1, 1)))
     return with_parts(pipe, replaced)
 
 
@@ -245,7 +246,8 @@ def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages
         seed=config.seed,
     )
     if fit_images:
-        shift = family_of(pipe.transformer).shift(pipe.scheduler, num_tokens=tokens[0][0].numel())
+        num_tokens = pipe.transformer.pipeline_tokens(tokens[0].shape[1:])
+        shift = family_of(pipe.transformer).shift(pipe.scheduler, num_tokens)
         settings = WarmUp(steps=config.warm_up_steps)
         ends = (pipe.transformer.head, pipe.transformer.lift)
         for part in ends:  # the trunk stays where it is: it does not run

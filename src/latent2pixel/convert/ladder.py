@@ -74,7 +74,9 @@ def climb(model: str | Path, out: str | Path) -> LadderReport:
             "settings": settings,
             "latent2pixel": latent2pixel.__version__,
             "patch_size": pipe.transformer.config["pixel_patch_size"],
-            "noise_shift": family_of(pipe.transformer).shift(pipe.scheduler, MAX_TOKENS),
+            "noise_shift": family_of(pipe.transformer).shift(
+                pipe.scheduler, MAX_TOKENS * pipe.transformer.pipeline_tokens((1, 1))
+            ),
         }
         with new_folder(target) as partial:
             pipe.save_pretrained(partial)
@@ -106,7 +108,7 @@ def double_patch(pipe: Any) -> Any:
     # The scheduler first: it is what a user may have replaced, and it takes no time to refuse.
     scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=1 / GROWTH**2)
     doubled = _doubled_transformer(model)
-    codec = PixelVAE(doubled.factor, noise_scale=pipe.vae.config["noise_scale"]).to(pipe.vae.device)
+    codec = PixelVAE(doubled.codec_factor, noise_scale=pipe.vae.config["noise_scale"]).to(pipe.vae.device)
     return with_parts(pipe, {"vae": codec, "transformer": doubled, "scheduler": scheduler})
 
 
@@ -121,7 +123,7 @@ def _doubled_transformer(model: PixelTransformerMixin) -> PixelTransformerMixin:
         # The fit's figures are those of the smaller patch.
         own["lift_config"] = {**own["lift_config"], "scale": GROWTH * own["lift_config"]["scale"], "fit": {}}
     with init_empty_weights(include_buffers=False):
-        doubled = type(model)(**model.trunk.pixel_config(config, GROWTH * model.factor), **own)
+        doubled = type(model)(**model.trunk.pixel_config(config, GROWTH * model.codec_factor), **own)
     state: dict[str, Tensor] = model.state_dict()
     doubled.load_state_dict(state | _replicated(state, model, doubled), strict=True, assign=True)
     return doubled.train(model.training)

@@ -67,7 +67,7 @@ def import_released(file: str | Path, base: str | Path, out: str | Path) -> Path
     projection = f"{projection_name()}.weight"
     state[projection] = state[projection][:, places_D].contiguous()
     model.load_state_dict(state, strict=True, assign=True)
-    pipe = with_parts(pipe, {"transformer": model, "vae": PixelVAE(model.factor)})
+    pipe = with_parts(pipe, {"transformer": model, "vae": PixelVAE(model.codec_factor)})
     record = {
         "source": str(base),
         "settings": settings,

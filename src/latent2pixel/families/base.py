@@ -189,6 +189,12 @@ class Family(Trunk):
         """Return a copy of a scheduler with its noise shift multiplied, at every image size; see ``scaled_shift``."""
         return scaled_shift(scheduler, factor, token_factor=token_factor)
 
+    def with_smaller_tokens(self, scheduler: Any, token_factor: float) -> Any:
+        """Return a scheduler with the same noise shift where so many times as many tokens are counted in an image."""
+        if token_factor == 1 or not scheduler.config.get("use_dynamic_shifting", False):
+            return scheduler
+        return self.with_shift(scheduler, 1.0, token_factor=token_factor)
+
     def with_noise_shift(self, scheduler: Any, noise_shift: float) -> Any:
         """Return a copy of a scheduler with this noise shift, for images of ``MAX_TOKENS`` tokens where it grows.
 
@@ -364,10 +370,3 @@ def split(**tensors: Tensor) -> list[Encoded]:
     names = tensors.keys()
     rows = zip(*(tensor.cpu().unbind() for tensor in tensors.values()), strict=True)
     return [dict(zip(names, (row.clone() for row in each), strict=True)) for each in rows]
-
-
-def grid_of_ids(ids: Tensor) -> Grid:
-    """Return token rows and columns of position ids (.., (frame, row, column, ..)) of all image tokens of a sample."""
-    ids_Ln = ids[0] if ids.ndim == 3 else ids
-    rows, columns = (int(places.max() - places.min()) + 1 for places in (ids_Ln[:, 1], ids_Ln[:, 2]))
-    return rows, columns

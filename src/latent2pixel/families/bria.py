@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from diffusers import BriaPipeline, BriaTransformer2DModel
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Call
 
 
-class Bria(TokenFamily):
+class Bria(ImageIds):
     """Bria 3.2.
 
     Source:
@@ -26,10 +26,6 @@ class Bria(TokenFamily):
     input_projections = ("x_embedder",)
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
-
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
 
     def token_px(self, pipe: Any) -> int:
         """Return the pixels per token, which this pipeline calls the scale of its VAE."""

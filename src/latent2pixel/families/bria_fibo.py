@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from diffusers import BriaFiboPipeline, BriaFiboTransformer2DModel
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids
+from latent2pixel.families.base import Encoded
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Call
 
 MAX_TEXT_TOKENS = 3000
 """The pipeline's default."""
 
 
-class BriaFibo(VideoVAE, TokenFamily):
+class BriaFibo(VideoVAE, ImageIds):
     """FIBO.
 
     Prompts are long JSON captions, and the states of all layers are kept: 150 KB for each of their tokens.
@@ -42,10 +42,6 @@ class BriaFibo(VideoVAE, TokenFamily):
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name the embedding of a guidance that the pipeline tells no model."""
         return ("guidance_embed",) if model.config["guidance_embeds"] else ()
-
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

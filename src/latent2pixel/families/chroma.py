@@ -9,13 +9,14 @@ from diffusers import ChromaPipeline, ChromaTransformer2DModel
 from diffusers.models.transformers.transformer_chroma import ChromaSingleTransformerBlock
 from torch import nn
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 
 
-class Chroma(TokenFamily):
+class Chroma(ImageIds):
     """Chroma1.
 
     The pipeline's mask holds ones and zeros as floats, which diffusers adds to the attention scores: text that it
@@ -32,9 +33,11 @@ class Chroma(TokenFamily):
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
 
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Keep the ids of the first rows and columns, and as much of the mask, whose image stands behind the text."""
+        (rows, columns), mask_BL = self.grid(call), call["attention_mask"]
+        length = mask_BL.shape[1] - rows * columns + grid[0] * grid[1]
+        return {**super().at_grid(call, grid), "attention_mask": mask_BL[:, :length]}
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Call
 
 GUIDANCE = 3.5
 """Guidance that a distilled model is told in training: the pipeline's default."""
 
 
-class Flux(TokenFamily):
+class Flux(ImageIds):
     """FLUX.1 dev, schnell and Krea.
 
     Source:
@@ -28,10 +28,6 @@ class Flux(TokenFamily):
     input_projections = ("x_embedder",)
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
-
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

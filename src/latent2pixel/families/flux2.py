@@ -12,7 +12,8 @@ from diffusers import Flux2Pipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
 from latent2pixel.errors import SourceError
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
@@ -26,7 +27,7 @@ REFERENCE_TOKENS = (1024 // 16) ** 2
 """Of an image of 1024 x 1024 px, the pipelines' default size."""
 
 
-class Flux2(TokenNormVAE, TokenFamily):
+class Flux2(TokenNormVAE, ImageIds):
     """FLUX.2 dev and klein.
 
     Both pipelines compute the noise shift themselves, from tokens and steps, with numbers that no scheduler's config
@@ -57,7 +58,7 @@ class Flux2(TokenNormVAE, TokenFamily):
                 expected="tokens of the noisy image only",
                 fix="Call the pipeline without image.",
             )
-        return grid_of_ids(call["img_ids"])
+        return super().grid(call)
 
     def shift(self, scheduler: Any, num_tokens: int) -> float:
         """Return the noise shift k: what the pipelines compute for their default steps, or the scheduler's fixed one.

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids
+from latent2pixel.families.base import Encoded, TokenFamily
+from latent2pixel.families.position_ids import first_ids, grid_of_ids
 from latent2pixel.families.ragged import filled, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
@@ -36,6 +37,12 @@ class Krea2(VideoVAE, TokenFamily):
     def grid(self, call: Call) -> Grid:
         """Read the grid off the position ids; text stands at the origin."""
         return grid_of_ids(call["position_ids"])
+
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Keep the ids of the first rows and columns, which stand behind those of the text."""
+        whole, ids_Ln = self.grid(call), call["position_ids"]
+        text_Ln, image_Ln = ids_Ln.tensor_split([len(ids_Ln) - whole[0] * whole[1]])
+        return {**call, "position_ids": torch.cat([text_Ln, first_ids(image_Ln, whole, grid)])}
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

@@ -6,8 +6,8 @@ from latent2pixel.families import load_family
 from latent2pixel.families.catalogue import Release, full_config
 from latent2pixel.model.positions import PositionLimit
 
-LARGE_PATCHES = (64, 128)
-"""Those of 4K and 8K."""
+LARGE_PATCHES = (64, 128, 160)
+"""Those of 4K, 8K and 10K."""
 COLUMNS = (
     "sources",
     "family",

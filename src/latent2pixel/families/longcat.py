@@ -8,13 +8,13 @@ import torch
 from diffusers import LongCatImagePipeline, LongCatImageTransformer2DModel
 from diffusers.pipelines.longcat_image.pipeline_longcat_image import prepare_pos_ids
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Call
 
 
-class LongCat(TokenFamily):
+class LongCat(ImageIds):
     """LongCat-Image.
 
     The pipeline lets its text encoder rewrite every prompt unless the call says ``enable_prompt_rewrite=False``;
@@ -30,10 +30,6 @@ class LongCat(TokenFamily):
     input_projections = ("x_embedder",)
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
-
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
 
     def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
         """Return the guidance, as many empty negative prompts as there are prompts, and that these stay as they are."""

@@ -56,6 +56,10 @@ class Nucleus(VideoVAE, TokenFamily):
         _, rows, columns = call["img_shapes"][0]
         return rows, columns
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Tell the other grid of every sample."""
+        return {**call, "img_shapes": [(1, *grid)] * len(call["img_shapes"])}
+
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:
         """Return the states of each prompt at its own length."""

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from diffusers import OvisImagePipeline, OvisImageTransformer2DModel
 
-from latent2pixel.families.base import Encoded, TokenFamily, grid_of_ids, split, stacked
+from latent2pixel.families.base import Encoded, split, stacked
+from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
-from latent2pixel.model.trunk import Call
 
 
-class Ovis(TokenFamily):
+class Ovis(ImageIds):
     """Ovis-Image 7B.
 
     Source:
@@ -25,10 +25,6 @@ class Ovis(TokenFamily):
     input_projections = ("x_embedder",)
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
-
-    def grid(self, call: Call) -> Grid:
-        """Read the grid off the position ids."""
-        return grid_of_ids(call["img_ids"])
 
     @torch.no_grad()
     def encode(self, pipe: Any, prompts: Sequence[str]) -> list[Encoded]:

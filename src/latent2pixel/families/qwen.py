@@ -68,6 +68,10 @@ class Qwen(VideoVAE, TokenFamily):
         _, rows, columns = call["img_shapes"][0][0]
         return rows, columns
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Tell the other grid of every sample."""
+        return {**call, "img_shapes": [[(1, *grid)]] * len(call["img_shapes"])}
+
     def call_options(self, pipe: Any, *, guidance_scale: float, num_prompts: int) -> dict[str, Any]:
         """Return the true guidance, which needs a negative prompt: the model embeds none."""
         return {"true_cfg_scale": guidance_scale, "negative_prompt": [self.null_prompt] * num_prompts}

@@ -155,7 +155,7 @@ def follow_script(
     if done is None:
         generator = torch.Generator().manual_seed(seed)
         unfinished.write(
-            0, lambda image: draw_noise(image, factor=model.factor, fold=script.noise_fold, generator=generator)
+            0, lambda image: draw_noise(image, factor=model.codec_factor, fold=script.noise_fold, generator=generator)
         )
         done = 0
     after_rows(done * len(forward.row_windows))

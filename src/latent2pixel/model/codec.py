@@ -29,7 +29,7 @@ class PixelVAE(ModelMixin, ConfigMixin):
     noise of that shape, and has the result decoded. Nothing is learned and nothing is lost.
 
     Args:
-        factor: Pixels per latent cell and axis, a power of two: the pixel patch divided by the trunk's own patch.
+        factor: Pixels per latent cell and axis, a power of two: ``codec_factor`` of the pixel transformer.
         in_channels: Image channels.
         noise_scale: How many times stronger the noise is beside the image: pixels are divided by it. Larger images hide
             less under the same noise (Li & He 2025, arXiv 2511.13720). 1: as published.
@@ -47,7 +47,7 @@ class PixelVAE(ModelMixin, ConfigMixin):
                 "The pixel codec folds by powers of two only",
                 found=f"factor {factor}",
                 expected="1, 2, 4, 8, ...: pipelines compute it as 2 ** (levels - 1)",
-                fix="Choose a patch size that is the source's latent patch times a power of two.",
+                fix="Use the transformer's `codec_factor`.",
             )
         # Not a weight: tells pipelines where the codec is. It is saved because diffusers refuses to load a part
         # without a weights file, and writes none for a part without tensors.

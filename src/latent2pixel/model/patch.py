@@ -6,26 +6,25 @@ from latent2pixel.errors import GeometryError
 def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: int) -> None:
     """Check that a pixel patch fits the trunk's own patch and the head.
 
-    The codec folds by a power of two, and a head of n levels has its bottleneck at 1 / 2**n: one feature per token
-    needs ``2**n == patch``; a larger patch upsamples the features; a smaller one cannot be served.
+    A head of n levels has its bottleneck at 1 / 2**n: one feature per token needs ``2**n == patch``; a larger patch
+    upsamples the features; one that this does not divide cannot be served.
 
     Raises:
         GeometryError: If one of these does not hold.
     """
-    factor, rest = divmod(pixel_patch_size, latent_patch)
-    if rest or factor < 1 or factor & (factor - 1):
+    if pixel_patch_size < 1 or pixel_patch_size % latent_patch:
         raise GeometryError(
             "The patch size does not fit the source's transformer",
             found=f"patch size {pixel_patch_size}, latent patch {latent_patch}",
-            expected=f"{latent_patch} times a power of two: {', '.join(str(latent_patch << n) for n in range(2, 7))}",
-            fix="Choose 16 for images of about 1024 px, 64 for 4096 px, 128 for 8192 px. Pipelines fold by powers of "
-            "two: what is published as patch 160, 10240 px, is 80 x 80 tokens of patch 128.",
+            expected=f"a multiple of {latent_patch}",
+            fix="Choose 16 for images of about 1024 px, 64 for 4096 px, 128 for 8192 px, 160 for 10240 px.",
         )
     if pixel_patch_size % 2**num_head_levels:
         raise GeometryError(
             "The detailer head is deeper than the patch allows",
             found=f"{num_head_levels} levels (bottleneck at 1/{2**num_head_levels}), patch size {pixel_patch_size}",
-            expected=f"2**levels dividing the patch size, best {pixel_patch_size.bit_length() - 1} levels",
+            expected=f"2**levels dividing the patch size, best "
+            f"{largest_power_of_two(pixel_patch_size).bit_length() - 1} levels",
             fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
         )
 
@@ -43,3 +42,8 @@ def require_pipeline_patch(pixel_patch_size: int, *, only: int | None) -> None:
             expected=f"patch size {only}",
             fix=f"Choose patch {only}, or another source for larger patches.",
         )
+
+
+def largest_power_of_two(number: int) -> int:
+    """Return the largest power of two that divides a positive number."""
+    return number & -number

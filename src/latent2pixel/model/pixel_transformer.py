@@ -21,7 +21,7 @@ from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch, start_from_lift
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, joined_features
 from latent2pixel.model.lora import LatentLoraMixin
-from latent2pixel.model.patch import require_patch, require_pipeline_patch
+from latent2pixel.model.patch import largest_power_of_two, require_patch, require_pipeline_patch
 from latent2pixel.model.positions import token_grid
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Trunk, is_under
@@ -64,8 +64,21 @@ class PixelTransformerMixin(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell and axis."""
+        """Pixels per latent cell and axis, as the trunk is given them."""
         return self.config["pixel_patch_size"] // self.trunk.latent_patch
+
+    @property
+    def codec_factor(self) -> int:
+        """Pixels per latent cell and axis, as the pipeline counts them: VAEs have powers of two only.
+
+        Where ``factor`` is none, the largest that divides it: 16 of the 80 of patch 160. The pipeline's tokens are then
+        smaller than the trunk's, which sees 5 x 5 of them as one.
+        """
+        return largest_power_of_two(self.factor)
+
+    def pipeline_tokens(self, grid: Grid) -> int:
+        """Return how many tokens the pipeline counts where the trunk has a grid; its noise shift may hang on it."""
+        return grid[0] * grid[1] * (self.factor // self.codec_factor) ** 2
 
     def forward(self, *args: Any, **kwargs: Any) -> PixelTransformerOutput | tuple[Any]:
         """Run the source's trunk on pixel patches and the detailer head on its hidden states.
@@ -86,15 +99,19 @@ class PixelTransformerMixin(nn.Module):
         return_dict = call.pop("return_dict", True)
         sample = call[self.trunk.sample_argument]
         is_image = isinstance(sample, Tensor) and sample.ndim == 4 and sample.shape[1] == IMAGE_CHANNELS
-        noisy_BCHW = sample if is_image else functional.pixel_shuffle(self.trunk.map_of(call), self.factor)
+        noisy_BCHW = sample if is_image else functional.pixel_shuffle(self.trunk.map_of(call), self.codec_factor)
         grid = self.grid_of(noisy_BCHW)
         run = self._forward_lifted if self.config["lift_config"] else self._forward_plain
-        image_BCHW, tokens_Bdhw = run(noisy_BCHW, grid, call)
+        image_BCHW, tokens_Bdhw = run(noisy_BCHW, grid, call if is_image else self.call_of_trunk(call, grid))
         if is_image:
             result = image_BCHW
         else:
-            result = self.trunk.output(functional.pixel_unshuffle(image_BCHW, self.factor), call)
+            result = self.trunk.output(functional.pixel_unshuffle(image_BCHW, self.codec_factor), call)
         return PixelTransformerOutput(sample=result, tokens_Bdhw=tokens_Bdhw) if return_dict else (result,)
+
+    def call_of_trunk(self, call: Mapping[str, Any], grid: Grid) -> dict[str, Any]:
+        """Return a pipeline's call as the trunk takes it, whose tokens may be larger than the pipeline's."""
+        return dict(call) if self.factor == self.codec_factor else self.trunk.at_grid(call, grid)
 
     def _forward_plain(self, noisy_BCHW: Tensor, grid: Grid, call: dict[str, Any]) -> tuple[Tensor, None]:
         """Return the head's image: patches in, hidden states to the head."""
@@ -273,7 +290,7 @@ class PixelTransformerMixin(nn.Module):
                 "wiener": lift_wiener,
                 "fit": dict(lift_figures or {}),
             }
-        config = cls.trunk.pixel_config(public, pixel_patch_size // cls.trunk.latent_patch)
+        config = cls.trunk.pixel_config(public, largest_power_of_two(pixel_patch_size // cls.trunk.latent_patch))
         with init_empty_weights(include_buffers=False):
             return cls(
                 **config,
@@ -359,10 +376,18 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         own = {key: kwargs.pop(key, default) for key, default in PIXEL_CONFIG.items()}
-        base.__init__(self, *args, **kwargs)
-        self.register_to_config(**own)  # the base's init registered only its own keys
-        channels = tuple(own["head_channels"])
-        require_patch(own["pixel_patch_size"], latent_patch=trunk.latent_patch, num_head_levels=len(channels))
+        channels, patch = tuple(own["head_channels"]), own["pixel_patch_size"]
+        require_patch(patch, latent_patch=trunk.latent_patch, num_head_levels=len(channels))
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        config, factor = {key: given.arguments[key] for key in list(given.arguments)[1:]}, patch // trunk.latent_patch
+        trunk_config, told = (trunk.pixel_config(config, each) for each in (factor, largest_power_of_two(factor)))
+        base.__init__(self, **trunk_config)
+        # The base's init registered its own keys only, and the trunk's channels: pipelines read theirs there.
+        told = {key: value for key, value in told.items() if value != trunk_config[key]}
+        self.register_to_config(**own, **told)
+        for key in told.keys() & vars(self).keys():
+            setattr(self, key, told[key])
         lift, feature_dim, in_channels = own["lift_config"], trunk.width(self), IMAGE_CHANNELS
         if lift:
             trunk.tap_tail(self, lift["token_dim"])

@@ -115,7 +115,7 @@ class TiledForward:
             conditioning: The other arguments of the trunk's ``forward``, its clock among them.
             batch: Samples of that call, all of them of this image.
         """
-        model, call = self.model, dict(conditioning)
+        model, call = self.model, self.model.call_of_trunk(conditioning, self.grid)
         if entered.lifted_sigma_1 is not None:
             told_1 = model.trunk.told(entered.lifted_sigma_1, self.grid[0] * self.grid[1])
             call[model.trunk.timestep_argument] = told_1.expand(batch)

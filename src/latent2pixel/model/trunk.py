@@ -107,6 +107,16 @@ class Trunk(ABC):
     def map_of(self, call: Call) -> Tensor:
         """Return the latent map of a call's native sample, (B, Z, H, W)."""
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Return a call with its positions for a grid of larger tokens: those of its first rows and columns.
+
+        Args:
+            call: Of a pipeline, whose tokens may be smaller than the trunk's.
+            grid: The trunk's.
+        """
+        del grid
+        return dict(call)
+
     @abstractmethod
     def sample(self, map_BZHW: Tensor, call: Call) -> Any:
         """Lay a latent map out as the transformer takes it; undoes ``map_of``. ``call`` holds the other arguments."""

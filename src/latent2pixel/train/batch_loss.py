@@ -53,10 +53,11 @@ class BatchLoss:
         """Return the loss of some images at their places of a step's batch, a float32 scalar."""
         config = self.config
         images_BCHW = torch.stack([item["image"] for item in items]).to(self.device) / self.noise_scale
-        rows, columns = grid = unwrapped(model).grid_of(images_BCHW)
+        grid = unwrapped(model).grid_of(images_BCHW)
+        num_tokens = unwrapped(model).pipeline_tokens(grid)
         drawn = draw(
             tuple(images_BCHW.shape[1:]),  # type: ignore[arg-type]
-            sample_sigmas=partial(self.sample_sigmas, num_tokens=rows * columns),
+            sample_sigmas=partial(self.sample_sigmas, num_tokens=num_tokens),
             caption_dropout=config.caption_dropout,
             seed=config.seed,
             step=step,
