@@ -1,12 +1,13 @@
 """What a picture costs, latent source against pixel model, by size: latency, memory, tokens, rate of arithmetic.
 
-python benchmarks/efficiency.py [--quick] [--json] [--model middle] [--release Z-Image] [--sizes 1024 2048 4096]
+python benchmarks/efficiency.py [--quick] [--json] [--model middle] [--release Z-Image] [--sizes 1024 2048] [--compiled]
 
 Both run through their stock pipelines, guidance off, with random weights and a random encoded prompt of 200 tokens:
 neither time nor memory depends on values. bfloat16 on GPUs, float32 on CPUs, most of which have no arithmetic of the
 former. Models: the shipped miniature, a Z-Image of 6 blocks of width 512, or with --release a published one. The pixel
 model keeps the number of tokens: patch 16 up to 1024 px, then as much larger as the picture, with a head of six levels
-from patch 64 on. Its head runs in one piece, and where that takes more than --head-memory once more in tiles. The
+from patch 64 on, prepared as `l2p generate` does it. Its head runs in one piece, and where that takes more than
+--head-memory once more in tiles. With --compiled the blocks of both are compiled, and the head in one piece. The
 source's decode runs in one piece and in diffusers' tiles. One step: median of the steps after the first. Image: 30
 steps and the decode, not run as a whole. Peak: weights and all, without the text encoder; on GPUs what torch has
 allocated, on CPUs the largest resident size of a process of its own, 600 MB of it libraries. Operations are counted by
@@ -32,6 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from efficiency_models import build, device_name, head_of, now, patch_of
 from latent2pixel.config.memory_size import parse_memory
 from latent2pixel.errors import L2PError
+from latent2pixel.generate.prepare import prepare_for_sampling
+from latent2pixel.model.compute import compile_parts
 from latent2pixel.model.head_budget import tile_for_budget
 
 STEPS_OF_AN_IMAGE = 30
@@ -61,12 +64,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", help="widths and heights in pixels")
     parser.add_argument("--source-up-to", type=int, help="largest size of the source; default: 4096")
     parser.add_argument("--head-memory", default="2GB", help="the head's memory above which it runs in tiles too")
+    parser.add_argument("--compiled", action="store_true", help="compile the blocks of both and the head: minutes more")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "SIZE", "TILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     name = arguments.release or arguments.model
     if arguments.one:
         kind, size_px, tile_px = arguments.one[0], int(arguments.one[1]), int(arguments.one[2]) or None
-        print(json.dumps(measured(build(kind, name, size_px), kind, size_px, tile_px=tile_px)))
+        pipe = build(kind, name, size_px)
+        print(json.dumps(measured(pipe, kind, size_px, tile_px=tile_px, compiled=arguments.compiled)))
         return
     sizes = arguments.sizes or (QUICK["sizes"] if arguments.quick else [512, 1024, 2048, 4096])
     largest_source = arguments.source_up_to or (QUICK["source_up_to"] if arguments.quick else 4096)
@@ -79,13 +84,14 @@ def main() -> None:
     ]
     rows, rate = [], matmul_tflops()
     for kind, size_px, tile_px in sorted(wanted, key=lambda each: each[0], reverse=True):
-        row = described(kind, size_px, tile_px) | run_one(kind, size_px, tile_px, name=name, release=arguments.release)
+        row = described(kind, size_px, tile_px) | run_one(kind, size_px, tile_px, name=name, arguments=arguments)
         if "step_ms" in row:
             row["rate_share"] = row["step_tflop"] / (row["step_ms"] / 1000) / rate
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     machine = {"date": date.today().isoformat(), "device": device_name(), "cores": os.cpu_count()}
     machine |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "matmul_tflops": rate, "model": name}
+    machine["compiled"] = arguments.compiled
     if arguments.json:
         peaks = {row["head"]: row["peak_mb"] for row in rows if row["size_px"] == 8192 and "peak_mb" in row}
         print(json.dumps({"rows": rows, "ratios": ratios(rows), "peak_mb_8192_px": peaks} | machine))
@@ -108,15 +114,19 @@ def described(kind: str, size_px: int, tile_px: int | None) -> dict[str, Any]:
     return {"model": kind, "size_px": size_px, "patch_px": patch, "tokens": (size_px // patch) ** 2, "head": head}
 
 
-def run_one(kind: str, size_px: int, tile_px: int | None, *, name: str, release: str | None) -> dict[str, Any]:
+def run_one(
+    kind: str, size_px: int, tile_px: int | None, *, name: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Measure one row: on CPUs in a process of its own, whose memory is then the measurement's alone."""
     if DEVICE == "cuda":
         try:
-            return measured(build(kind, name, size_px), kind, size_px, tile_px=tile_px)
+            pipe = build(kind, name, size_px)
+            return measured(pipe, kind, size_px, tile_px=tile_px, compiled=arguments.compiled)
         except torch.OutOfMemoryError:
             return {"failed": "out of memory"}
     command = [sys.executable, __file__, "--one", kind, str(size_px), str(tile_px or 0)]
-    command += ["--release", release] if release else ["--model", name]
+    command += ["--release", arguments.release] if arguments.release else ["--model", name]
+    command += ["--compiled"] if arguments.compiled else []
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
@@ -125,11 +135,12 @@ def run_one(kind: str, size_px: int, tile_px: int | None, *, name: str, release:
 
 
 @torch.no_grad()
-def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None) -> dict[str, Any]:
+def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None, compiled: bool) -> dict[str, Any]:
     """Return what one step and one decode of a size cost."""
     large = size_px >= LARGE_FROM_PX
     if kind == "pixel":
         pipe.transformer.head.tile_px = tile_px
+        prepare_for_sampling(pipe)
     width = pipe.transformer.config["cap_feat_dim"]
     prompt = [torch.randn(PROMPT_TOKENS, width, dtype=DTYPE, device=DEVICE)]
     ends: list[float] = []
@@ -149,8 +160,11 @@ def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None) -> dict
     # Counting takes microseconds an operation: nothing on large pictures on a CPU, which take minutes.
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted:
         latents, num_counted = (run(num_steps), num_steps) if large and DEVICE == "cpu" else (run(1), 1)
+    if compiled:  # not before: a compiled part hides its operations from the count
+        pipe.transformer.compile_repeated_blocks() if kind == "source" else compile_parts(pipe.transformer)
+        run(1)
     reset_peak()
-    if num_counted == 1:
+    if num_counted == 1 or compiled:
         ends.clear()
         latents = run(num_steps)
     steps = [after - before for before, after in itertools.pairwise(ends)]

@@ -15,6 +15,7 @@ from latent2pixel.families import load_family, load_pixel_class
 from latent2pixel.families.catalogue import full_config, releases
 from latent2pixel.model.codec import PixelVAE
 from latent2pixel.model.head import HEAD_CHANNELS
+from latent2pixel.model.patch import largest_power_of_two
 from lift_scale import VAE
 
 FAMILY = "z_image"
@@ -42,7 +43,8 @@ def head_of(name: str, size_px: int) -> tuple[int, tuple[int, ...], int]:
     """Return the patch of a size, the head's channels, and the trunk's width."""
     patch = patch_of(size_px)
     shallow, deep = HEADS.get(name, (HEAD_CHANNELS["1k"], HEAD_CHANNELS["4k"]))
-    return patch, deep if patch >= DEEP_HEAD_FROM_PATCH else shallow, configs_of(name)[0]["dim"]
+    halvings = largest_power_of_two(patch).bit_length() - 1  # patch 160: five levels, without the finest
+    return patch, deep[-halvings:] if patch >= DEEP_HEAD_FROM_PATCH else shallow, configs_of(name)[0]["dim"]
 
 
 @cache

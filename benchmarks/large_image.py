@@ -1,9 +1,9 @@
 """What a large picture takes: in tiles with the running image on the disk, against the stock pipeline whole in memory.
 
-python benchmarks/large_image.py [--sizes 1024 2048 4096 8192] [--memory 3GB] [--guidance 2.0] [--json]
+python benchmarks/large_image.py [--sizes 1024 2048 4096 8192] [--patch 128] [--memory 3GB] [--guidance 2.0] [--json]
 
-The miniature source converted at patch 128 with a quarter of the published head, random new weights: neither time nor
-memory depends on values. One step of the scheduler; everything around it, loading and the PNG among it, is in the peak,
+The miniature source converted with a quarter of the published head, random new weights: neither time nor memory depends
+on values. One step of the scheduler; everything around it, loading and the PNG among it, is in the peak,
 and all but loading in the seconds. Every picture has a process of its own. Peak: the largest resident size of that
 process (VmHWM), in GB of 10**9 bytes; on a GPU what torch has allocated. Whole pictures that would not fit into what
 the machine has free are left out, with the estimate by which `l2p generate` decides.
@@ -31,14 +31,12 @@ from latent2pixel.io.pipeline_folder import parse_dtype
 from latent2pixel.recipes.miniature import HEAD_CHANNELS
 from latent2pixel.world.source_model import SHIPPED_SOURCE
 
-PATCH_PX = 128
-"""That of 8192 px: 64 x 64 tokens."""
-
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--patch", type=int, default=128, help="that of 8192 px: 64 x 64 tokens; 160 for 10240 px")
     parser.add_argument("--memory", default="3GB", help="budget of the tiles")
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--dtype", default="bfloat16", help="as the miniature is stored")
@@ -51,7 +49,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        convert(SHIPPED_SOURCE, model, patch_size=PATCH_PX, head=HEAD_CHANNELS, num_blocks=1)
+        convert(SHIPPED_SOURCE, model, patch_size=arguments.patch, head=HEAD_CHANNELS, num_blocks=1)
         for size in arguments.sizes:
             for way, memory in ((f"--memory {arguments.memory}", arguments.memory), ("whole", None)):
                 rows.append({"size": size, "way": way, **in_own_process(model, size, memory, arguments)})

@@ -42,6 +42,15 @@ def test_picture_is_the_stock_pipelines(pixel_folder, tmp_path):
     assert made.std() > 1
 
 
+@pytest.mark.e2e
+def test_compiled_it_is_the_same_picture(pixel_folder, tmp_path):
+    plain, compiled = tmp_path / "plain.png", tmp_path / "compiled.png"
+    run(pixel_folder, *PROMPT, "--out", plain)
+    run(pixel_folder, *PROMPT, "--out", compiled, "--compile")
+    plain_HW3, compiled_HW3 = (np.asarray(Image.open(path)).astype(int) for path in (plain, compiled))
+    assert np.abs(plain_HW3 - compiled_HW3).max() <= 1
+
+
 def test_seed_decides_the_picture(pixel_folder, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(pixel_folder, *PROMPT, "--out", tmp_path / f"{name}.png", "--seed", seed)

@@ -30,6 +30,9 @@ def generate(
     memory: Annotated[
         str | None, typer.Option(help="What may be taken in all, such as 8GB. Default: what is free.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile blocks and head: a minute or more first, faster pictures then.")
+    ] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,
 ) -> None:
@@ -67,7 +70,7 @@ def generate(
         revision=facts.revision,
         dtype=str(pipe.transformer.dtype).removeprefix("torch."),
     )
-    made = generate_pictures(pipe, planned, settings, batch_size=batch, budget_bytes=budget_bytes)
+    made = generate_pictures(pipe, planned, settings, batch_size=batch, budget_bytes=budget_bytes, compiled=compiled)
     typer.echo(_json(made, folder=target) if as_json else str(target))
 
 

@@ -28,7 +28,8 @@ from latent2pixel.io.new_folder import new_folder
 from latent2pixel.io.pipeline_folder import find_pipeline_folder, open_pipeline, parts_of, read_index, read_json
 from latent2pixel.io.safetensors_file import fingerprint_of_folders
 from latent2pixel.model.codec import PixelVAE
-from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, PIXEL_CONFIG, PixelTransformerMixin
+from latent2pixel.model.pixel_transformer import PIXEL_CONFIG, PixelTransformerMixin
+from latent2pixel.model.tokens import places_in_patch
 
 LADDER_RECORD = "ladder.json"
 """Stands beside ``model_index.json`` and says which model's patch was doubled."""
@@ -157,9 +158,7 @@ def _replicated(
 
 def _place_in_sub_patch(patch: int) -> Tensor:
     """Return, for each value of the doubled patch, its place in its sub-patch, both in the order of pixel_unshuffle."""
-    places = torch.arange(IMAGE_CHANNELS * patch**2, dtype=torch.float64).view(1, -1, 1, 1)
-    image_BCHW = functional.pixel_shuffle(places, patch).repeat(1, 1, GROWTH, GROWTH)
-    return functional.pixel_unshuffle(image_BCHW, GROWTH * patch).flatten().long()
+    return functional.pixel_unshuffle(places_in_patch(patch).repeat(1, 1, GROWTH, GROWTH), GROWTH * patch).flatten()
 
 
 def _require_pixel(class_name: str) -> None:

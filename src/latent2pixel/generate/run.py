@@ -45,6 +45,7 @@ def generate_pictures(
     *,
     batch_size: int = 1,
     budget_bytes: int | None = None,
+    compiled: bool = False,
 ) -> list[Made]:
     """Make the pictures that are not there yet, by the stock pipeline where they fit into memory, otherwise in tiles.
 
@@ -54,12 +55,14 @@ def generate_pictures(
         settings: Of all of them.
         batch_size: Pictures of one call of the pipeline; in tiles they are made one by one.
         budget_bytes: What the process may take in all, on a GPU of its memory; None: what is free.
+        compiled: See ``prepare_for_sampling``.
 
     Raises:
         GeometryError: The model makes no images of this size.
         StateError: One of the files is there and another picture.
         OutputFolderError: The disk has not room for all of them, or cannot be written.
-        ConfigError: The budget is too small; the pipeline makes one image at a time, or does not run in tiles.
+        ConfigError: The budget is too small; the pipeline makes one image at a time, or does not run in tiles; its
+            transformer cannot be compiled.
     """
     require_size(pipe.transformer, settings.size_px)
     _require_batch(pipe, batch_size)
@@ -67,7 +70,7 @@ def generate_pictures(
     made = {id(picture): Made(picture=picture, seconds=None) for picture in pictures}
     if missing:
         pipe.to(fastest_device())
-        prepare_for_sampling(pipe)
+        prepare_for_sampling(pipe, compiled=compiled)
         tile_px = choose_tile(pipe, settings.size_px, batch=batch_size, budget_bytes=budget_bytes)
         _require_space(missing, settings, in_tiles=tile_px is not None)
         with remembering(pipe):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latent2pixel.errors import GeometryError
+from latent2pixel.model.tokens import places_in_patch
 
 SMALLEST_VARIANCE = 1e-12
 """Keeps the Wiener gains finite where neither residual nor noise is left."""
@@ -72,10 +73,9 @@ class LiftFit:
         if factor == 1:
             return self
         patch = math.isqrt(len(self.decode_bias_D) // len(self.residual_variance_C))
-        places = torch.arange(len(self.decode_bias_D), dtype=torch.float64).view(1, -1, 1, 1)
-        image_BCHW = functional.pixel_shuffle(places, patch)
-        spread_BCHW = image_BCHW.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-        place_D = functional.pixel_unshuffle(spread_BCHW, factor * patch).flatten().long()
+        places_BCHW = places_in_patch(patch, channels=len(self.residual_variance_C))
+        spread_BCHW = places_BCHW.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+        place_D = functional.pixel_unshuffle(spread_BCHW, factor * patch).flatten()
         return replace(
             self,
             basis_Dd=self.basis_Dd[place_D] / factor,

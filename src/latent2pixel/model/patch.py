@@ -25,7 +25,7 @@ def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: 
             found=f"{num_head_levels} levels (bottleneck at 1/{2**num_head_levels}), patch size {pixel_patch_size}",
             expected=f"2**levels dividing the patch size, best "
             f"{largest_power_of_two(pixel_patch_size).bit_length() - 1} levels",
-            fix="Give the head fewer channels, for example head=(32, 64, 128) for patch 8.",
+            fix="Give the head one number of channels a level, for example 32, 64, 128 for three levels.",
         )
 
 

@@ -23,7 +23,7 @@ from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, join
 from latent2pixel.model.lora import LatentLoraMixin
 from latent2pixel.model.patch import largest_power_of_two, require_patch, require_pipeline_patch
 from latent2pixel.model.positions import token_grid
-from latent2pixel.model.tokens import Grid
+from latent2pixel.model.tokens import Grid, places_in_patch
 from latent2pixel.model.trunk import Trunk, is_under
 
 IMAGE_CHANNELS = 3
@@ -352,10 +352,8 @@ class PixelTransformerMixin(nn.Module):
 
     def patch_order(self) -> Tensor:
         """Return, for each value of the trunk's own pixel token, its place in a patch of ``pixel_unshuffle``, (D,)."""
-        patch = self.config["pixel_patch_size"]
-        places = torch.arange(IMAGE_CHANNELS * patch**2, dtype=torch.float64).view(1, -1, 1, 1)
-        image_BCHW = functional.pixel_shuffle(places, patch)
-        return self.trunk.tokens(functional.pixel_unshuffle(image_BCHW, self.factor)).flatten().long()
+        places_BCHW = places_in_patch(self.config["pixel_patch_size"])
+        return self.trunk.tokens(functional.pixel_unshuffle(places_BCHW, self.factor)).flatten()
 
 
 def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any = None) -> type[PixelTransformerMixin]:
@@ -380,11 +378,12 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
         require_patch(patch, latent_patch=trunk.latent_patch, num_head_levels=len(channels))
         given = signature.bind(self, *args, **kwargs)
         given.apply_defaults()
-        config, factor = {key: given.arguments[key] for key in list(given.arguments)[1:]}, patch // trunk.latent_patch
-        trunk_config, told = (trunk.pixel_config(config, each) for each in (factor, largest_power_of_two(factor)))
-        base.__init__(self, **trunk_config)
-        # The base's init registered its own keys only, and the trunk's channels: pipelines read theirs there.
-        told = {key: value for key, value in told.items() if value != trunk_config[key]}
+        config = {key: value for key, value in given.arguments.items() if key != "self"}
+        factor = patch // trunk.latent_patch
+        trunks, pipelines = (trunk.pixel_config(config, each) for each in (factor, largest_power_of_two(factor)))
+        base.__init__(self, **trunks)
+        # The base's init registered its own keys only, and channels as the trunk has them: pipelines read theirs there.
+        told = {key: value for key, value in pipelines.items() if value != trunks[key]}
         self.register_to_config(**own, **told)
         for key in told.keys() & vars(self).keys():
             setattr(self, key, told[key])
@@ -392,7 +391,7 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
         if lift:
             trunk.tap_tail(self, lift["token_dim"])
             sizes = {key: value for key, value in lift.items() if key != "fit"}
-            self.lift = Lift(patch=own["pixel_patch_size"], stem_channels=channels[-1], **sizes)
+            self.lift = Lift(patch=patch, stem_channels=channels[-1], **sizes)
             # Latent tokens beside the hidden states, a plane of sigma beside the image.
             feature_dim, in_channels = feature_dim + lift["token_dim"], in_channels + 1
         else:

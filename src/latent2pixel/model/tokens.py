@@ -1,11 +1,12 @@
 """Latent maps and tokens: how transformers and pipelines cut a map into patches.
 
-Shape letters: B batch, Z channels of a cell, H and W cells, h and w the token grid, d = Z * patch**2 values of a token,
-p and q a cell's row and column in its token.
+Shape letters: B batch, C image channels, Z channels of a cell, H and W cells, h and w the token grid, d = Z * patch**2
+values of a token, p and q a cell's row and column in its token.
 """
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,6 +30,11 @@ def unpatchify(tokens_Bdhw: Tensor, patch: int, order: TokenOrder) -> Tensor:
         return functional.pixel_shuffle(tokens_Bdhw, patch)
     cells_BpqZhw = tokens_Bdhw.unflatten(1, (patch, patch, -1))
     return cells_BpqZhw.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+def places_in_patch(patch: int, *, channels: int = 3) -> Tensor:
+    """Return one patch, (1, C, patch, patch), whose values are their own places in the order of ``pixel_unshuffle``."""
+    return functional.pixel_shuffle(torch.arange(channels * patch**2).view(1, -1, 1, 1), patch)
 
 
 def to_sequence(tokens_Bdhw: Tensor) -> Tensor:
