@@ -29,7 +29,8 @@ from latent2pixel.families.limits import limits_table
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.predict import predict_velocity
 
-ANY_PATCH = [name for name in FAMILIES if load_family(name).pipeline_patch_px is None]
+ANY_PATCH = [name for name in FAMILIES if load_family(name).only_patch_px is None]
+FLOWS = [name for name in ANY_PATCH if load_family(name).objective == "flow"]
 HEADS = {32: (2, 2, 4, 4, 4), 64: (2, 2, 2, 4, 4, 4), 128: (2, 2, 2, 4, 4, 4), 160: (2, 2, 4, 4, 4)}
 """A level for each halving down to the patch; at 128 the published head of patch 64, and at 160 five halvings, whose
 features are upsampled."""
@@ -87,7 +88,7 @@ def one_step(name, pipe, grid, **options):
     calls, patch = recorded_calls(pipe.transformer), pipe.transformer.config["pixel_patch_size"]
     adapt = getattr(tiny_source(name), "adapt", lambda pipe, call: call)
     call = {
-        "prompt": list(PROMPTS[:1]),
+        "prompt": list(PROMPTS[-1:]),
         "height": grid[0] * patch,
         "width": grid[1] * patch,
         "num_inference_steps": 1,
@@ -110,7 +111,7 @@ def test_trunk_sees_several_tokens_of_the_pipeline_as_one(name):
     assert model.pipeline_tokens(grid) == 9 * grid[0] * grid[1]
     noisy = functional.pixel_shuffle(family.map_of(sent), model.codec_factor)
     assert model.grid_of(noisy) == grid
-    conditioning = family.collate(model, family.encode(pipe, PROMPTS[:1]), grid)
+    conditioning = family.collate(model, family.encode(pipe, PROMPTS[-1:]), grid)
     mine = {key: value for key, value in shown(name, model.call_of_trunk(sent, grid)).items() if key in conditioning}
     assert [key for key, value in conditioning.items() if not equal(mine.get(key), value)] == []
     clock = {family.timestep_argument: sent[family.timestep_argument]}
@@ -126,23 +127,24 @@ def noise_levels(name, pipe, grid):
     return pipe.scheduler.sigmas[:4]
 
 
-@pytest.mark.parametrize("name", [name for name in ANY_PATCH if name not in ("pixart", "cogview3", "flux2")])
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "flux2"])
 def test_noise_levels_are_those_of_as_many_tokens_of_the_trunk(name):
     """The source's shift may grow with tokens, and the pipeline counts 3 x 3 times as many."""
     grid = whole_grid(name, (3, 4))
     doubled, tripled = (tiny_pixel_pipeline(name, patch_size=factor * patch_px(name)) for factor in (2, 3))
-    assert doubled.transformer.pipeline_tokens(grid) * 9 == tripled.transformer.pipeline_tokens(grid)
-    torch.testing.assert_close(noise_levels(name, tripled, grid), noise_levels(name, doubled, grid))
+    assert tripled.transformer.pipeline_tokens(grid) == 9 * grid[0] * grid[1]
+    # Ideogram 4 clamps the first level before its scheduler shifts it; a wrong shift is off by more than 0.05.
+    torch.testing.assert_close(noise_levels(name, tripled, grid), noise_levels(name, doubled, grid), atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in ANY_PATCH if load_family(name).objective == "flow"])
+@pytest.mark.parametrize("name", FLOWS)
 def test_noise_levels_of_a_lift_are_those_of_an_image_of_this_size(name):
-    """Images of 6 x 6 of the source's tokens, in patches of 2 x 2 and of 3 x 3 of them, lifted with the same scale."""
+    """Images of 12 x 12 of the source's tokens, in patches of 2 x 2 and 3 x 3 of them, lifted with the same scale."""
     levels = []
     for factor in (2, 3):
         fit = replace(tiny_lift(name).spread(factor), scale=2.0)
         pipe = tiny_pixel_pipeline(name, patch_size=factor * patch_px(name), lift=fit)
-        levels.append(noise_levels(name, pipe, (6 // factor, 6 // factor)))
+        levels.append(noise_levels(name, pipe, (12 // factor, 12 // factor)))
     torch.testing.assert_close(*levels)
 
 

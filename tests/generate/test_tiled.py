@@ -52,9 +52,25 @@ def test_lifted_models_too(name, guided, tmp_path):
 
 
 @pytest.mark.parametrize("lifted", [False, True])
-@pytest.mark.parametrize("name", ["z_image", "flux", "sd3", "qwen", "krea2", "nucleus", "cogview4", "ernie", "chroma"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "z_image",
+        "flux",
+        "sd3",
+        "qwen",
+        "krea2",
+        "nucleus",
+        "cogview4",
+        "ernie",
+        "chroma",
+        "lumina2",
+        "qwen21",
+        "bria_fibo",
+    ],
+)
 def test_tokens_that_are_several_of_the_pipelines(name, lifted, tmp_path):
-    """Patch 48: one family of each way to tell positions."""
+    """Patch 48: families of each way to tell positions."""
     pipe = pipeline(name, lifted=lifted, patch_size=48)
     call = call_of(name, pipe, guided=name not in RESCALED_GUIDANCE, grid=(2, 3))
     made = in_tiles_floats(pipe, call, tmp_path / "a", seed=5, tile_px=48)

@@ -113,10 +113,12 @@ def build_pixel_pipeline(
     replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
     if noise_shift is not None:
         replaced["scheduler"] = family.with_noise_shift(replaced["scheduler"], noise_shift)
-    if lift is not None:
-        token_factor = (family.token_px(pipe) / patch_size) ** 2
+    pipelines, own_px = pixel.pipeline_tokens((1, 1)), family.token_px(pipe)
+    if lift is None:
+        replaced["scheduler"] = family.with_smaller_tokens(replaced["scheduler"], pipelines)
+    else:
+        token_factor = pipelines * (own_px / patch_size) ** 2
         replaced["scheduler"] = family.with_shift(replaced["scheduler"], lift.scale, token_factor=token_factor)
-    replaced["scheduler"] = family.with_smaller_tokens(replaced["scheduler"], pixel.pipeline_tokens((1, 1)))
     return with_parts(pipe, replaced)
 
 

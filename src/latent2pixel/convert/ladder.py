@@ -107,7 +107,8 @@ def double_patch(pipe: Any) -> Any:
     family = family_of(model)
     _require_clock(model)
     # The scheduler first: it is what a user may have replaced, and it takes no time to refuse.
-    scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=1 / GROWTH**2)
+    token_factor = (model.codec_factor / family.codec_factor(GROWTH * model.config["pixel_patch_size"])) ** 2
+    scheduler = family.with_shift(pipe.scheduler, float(GROWTH), token_factor=token_factor)
     doubled = _doubled_transformer(model)
     codec = PixelVAE(doubled.codec_factor, noise_scale=pipe.vae.config["noise_scale"]).to(pipe.vae.device)
     return with_parts(pipe, {"vae": codec, "transformer": doubled, "scheduler": scheduler})
@@ -123,8 +124,9 @@ def _doubled_transformer(model: PixelTransformerMixin) -> PixelTransformerMixin:
         # A' = 1/2 [A; A; A; A] gives A'^T x = 1/2 (4 s z + 4 c) = 2 s z + 2 c, z the mean token of the sub-patches.
         # The fit's figures are those of the smaller patch.
         own["lift_config"] = {**own["lift_config"], "scale": GROWTH * own["lift_config"]["scale"], "fit": {}}
+    factor = model.trunk.codec_factor(own["pixel_patch_size"])
     with init_empty_weights(include_buffers=False):
-        doubled = type(model)(**model.trunk.pixel_config(config, GROWTH * model.codec_factor), **own)
+        doubled = type(model)(**model.trunk.pixel_config(config, factor), **own)
     state: dict[str, Tensor] = model.state_dict()
     doubled.load_state_dict(state | _replicated(state, model, doubled), strict=True, assign=True)
     return doubled.train(model.training)

@@ -15,6 +15,7 @@ from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
 from latent2pixel.model.pixel_transformer import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
+from latent2pixel.model.trunk import Call
 
 MAX_TEXT_TOKENS = 3000
 """The pipeline's default."""
@@ -38,6 +39,16 @@ class BriaFibo(VideoVAE, ImageIds):
     input_projections = ("x_embedder",)
     same_at_every_step = ("context_embedder", "pos_embed")
     image_blocks = ("transformer_blocks", "single_transformer_blocks")
+
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Keep the ids of the first rows and columns, and as much of a mask, whose image stands behind the text."""
+        (rows, columns), told = self.grid(call), super().at_grid(call, grid)
+        masks = call.get("joint_attention_kwargs") or {}
+        if "attention_mask" not in masks:
+            return told
+        mask_B11S = masks["attention_mask"]
+        length = mask_B11S.shape[-1] - rows * columns + grid[0] * grid[1]
+        return {**told, "joint_attention_kwargs": {**masks, "attention_mask": mask_B11S[..., :length]}}
 
     def unreached(self, model: Any) -> tuple[str, ...]:
         """Name the embedding of a guidance that the pipeline tells no model."""

@@ -35,7 +35,7 @@ class GlmImage(CogView4):
     name = "glm"
     transformer_class = GlmImageTransformer2DModel
     pipeline_names = ("GlmImagePipeline",)
-    pipeline_patch_px = CODE_PX // 2  # the pipeline repeats codes for it, whatever the model's
+    only_patch_px = CODE_PX // 2  # the pipeline writes a code for every 2 x 2 of these tokens
     reads_images = True
     one_prompt_a_call = True  # the codes of a prompt are others beside a second one
     input_projections = ("image_projector.proj",)

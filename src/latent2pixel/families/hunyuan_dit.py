@@ -18,10 +18,8 @@ from latent2pixel.model.trunk import Call
 TEXTS = ("encoder_hidden_states", "text_embedding_mask", "encoder_hidden_states_t5", "text_embedding_mask_t5")
 LENGTHS = (77, 256)
 """Tokens of BERT and mT5, as the pipeline encodes them."""
-CELL_PX = 8
-"""Pixels per latent cell, as the pipeline counts them whatever the VAE."""
-BASE_CELLS = 64
-"""Latent cells along a side of the image to whose positions others are scaled: 512 px, as the pipeline has it."""
+BASE_TOKENS = 32
+"""Tokens along a side of the image to whose positions others are scaled: 512 px, as the pipeline has it."""
 ORIGINAL_PX = 1024
 """Original size that the pipeline tells a model which is told one, whatever the image's."""
 
@@ -58,6 +56,11 @@ class HunyuanDiT(DiffusionFamily):
             )
         return {**super().pixel_config(source_config, factor), "learn_sigma": False}
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Compute the rotary positions anew: they scale with the grid."""
+        cosines_Ln, _ = call["image_rotary_emb"]
+        return {**call, "image_rotary_emb": _rotary(cosines_Ln.shape[-1], grid, device=cosines_Ln.device)}
+
     def timestep(self, sigma_B: Tensor) -> Tensor:
         """Return the nearest step as a float: its dtype is that of the time embedding."""
         return super().timestep(sigma_B).float()
@@ -82,20 +85,21 @@ class HunyuanDiT(DiffusionFamily):
 
     def collate(self, model: Any, items: Sequence[Encoded], grid: Grid) -> dict[str, Any]:
         """Return both encoders' states and masks, rotary positions, and the sizes and style that are passed unused."""
-        rows, columns = (places * self.latent_patch * CELL_PX for places in grid)
+        patch_px = model.config.get("pixel_patch_size", self.patch_px)
+        rows, columns = (places * patch_px for places in grid)
         sizes = [ORIGINAL_PX, ORIGINAL_PX, rows, columns, 0, 0]
         return {
             **{key: stacked(items, key, model) for key in TEXTS},
             "image_meta_size": torch.tensor([sizes] * len(items), dtype=model.dtype, device=model.device),
             "style": torch.zeros(len(items), dtype=torch.long, device=model.device),
-            "image_rotary_emb": get_2d_rotary_pos_embed(
-                model.inner_dim // model.num_heads,
-                get_resize_crop_region_for_grid(grid, BASE_CELLS // self.latent_patch),
-                grid,
-                device=model.device,
-                output_type="pt",
-            ),
+            "image_rotary_emb": _rotary(model.inner_dim // model.num_heads, grid, device=model.device),
         }
+
+
+def _rotary(width: int, grid: Grid, *, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of the positions of a grid for heads of a width, as the pipeline does."""
+    region = get_resize_crop_region_for_grid(grid, BASE_TOKENS)
+    return get_2d_rotary_pos_embed(width, region, grid, device=device, output_type="pt")
 
 
 FAMILY = HunyuanDiT()

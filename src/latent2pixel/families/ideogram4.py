@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from latent2pixel.families.base import Encoded, TokenFamily
+from latent2pixel.families.position_ids import first_ids
 from latent2pixel.families.ragged import ragged
 from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.flow import sample_logit_normal_sigmas
@@ -26,6 +27,10 @@ SCHEDULE_STD = 1.5
 """Of the normal variable behind the noise levels that the pipeline visits, by its default."""
 UNSHIFTED_TOKENS = (512 // 16) ** 2
 """Of an image of 512 x 512 px, at which the pipeline's noise levels lie around a half."""
+
+
+PLACES = ("segment_ids", "indicator")
+"""What the transformer is told of each place of text and image beside its position."""
 
 
 class Ideogram4(TokenNormVAE, TokenFamily):
@@ -44,7 +49,7 @@ class Ideogram4(TokenNormVAE, TokenFamily):
     pipeline_names = ("Ideogram4Pipeline",)
     status = "contract tests at tiny size; published in float8: dequantise it first"
     twins = ("unconditional_transformer",)
-    pipeline_patch_px = 16  # the pipeline's noise levels follow the pixels of an image, not its tokens
+    pipeline_patch_px = 16  # a literal in the pipeline
     takes_embedded = False
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"
@@ -65,6 +70,14 @@ class Ideogram4(TokenNormVAE, TokenFamily):
         rows, columns = (call["position_ids"][0, :, 1:].amax(0) - IMAGE_POSITION_OFFSET + 1).tolist()
         return rows, columns
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Keep the positions of the first rows and columns, and as many places behind the text of all else."""
+        whole, ids_BSn = self.grid(call), call["position_ids"]
+        text_BLn, image_BNn = ids_BSn.tensor_split([ids_BSn.shape[1] - whole[0] * whole[1]], dim=1)
+        positions_BSn = torch.cat([text_BLn, first_ids(image_BNn, whole, grid)], dim=1)
+        rest = {key: call[key][:, : positions_BSn.shape[1]] for key in ("encoder_hidden_states", *PLACES)}
+        return {**call, **rest, "position_ids": positions_BSn}
+
     def map_of(self, call: Call) -> Tensor:
         """Undo the packing of the image's tokens, which stand behind the text."""
         rows, columns = self.grid(call)
@@ -82,6 +95,10 @@ class Ideogram4(TokenNormVAE, TokenFamily):
     def shift(self, scheduler: Any, num_tokens: int) -> float:
         """Return the median shift of the levels that the pipeline visits: its own, times the scheduler's."""
         return super().shift(scheduler, num_tokens) * math.sqrt(num_tokens / UNSHIFTED_TOKENS)
+
+    def with_smaller_tokens(self, scheduler: Any, token_factor: float) -> Any:
+        """Return a scheduler with the same noise shift where so many times as many tokens are counted in an image."""
+        return self.with_shift(scheduler, 1 / math.sqrt(token_factor))
 
     def sample_sigmas(
         self,

@@ -89,6 +89,11 @@ class Kandinsky5(MapFamily):
         """Return the channels of a cell times the cells of a token."""
         return source_config["in_visual_dim"] * self.latent_patch**2
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Keep the positions of the first rows and columns."""
+        axes = zip(call["visual_rope_pos"], (1, *grid), strict=True)
+        return {**call, "visual_rope_pos": [places[:size] for places, size in axes]}
+
     def map_of(self, call: Call) -> Tensor:
         """Take the only frame of (B, 1, H, W, Z)."""
         return call[self.sample_argument][:, 0].movedim(-1, 1)

@@ -30,7 +30,7 @@ def limits_table(releases: Sequence[Release]) -> str:
 def _limits(release: Release) -> tuple[str, ...]:
     """Return all cells of a release but its name."""
     family = load_family(release.family)
-    limit, only = family.position_limit(full_config(release)), family.pipeline_patch_px
+    limit, only = family.position_limit(full_config(release)), family.only_patch_px
     sides = [_side(limit, patch) if only in (None, patch) else "no" for patch in (release.patch_px, *LARGE_PATCHES)]
     most = "any" if limit == PositionLimit() else str(limit).removesuffix(" tokens")
     return (f"`{release.family}`", most, f"{sides[0]} ({release.patch_px})", *sides[1:])

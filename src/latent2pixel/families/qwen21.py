@@ -60,6 +60,13 @@ class Qwen21(VideoVAE, TokenFamily):
         _, rows, columns = call["img_shapes"][0][0]
         return rows, columns
 
+    def at_grid(self, call: Call, grid: Grid) -> dict[str, Any]:
+        """Tell the other grid of every sample, and keep as many places of the image behind the text."""
+        (rows, columns), mask_BL = self.grid(call), call["img_mask"]
+        length = mask_BL.shape[1] + (grid[0] * grid[1] - rows * columns) // SLOT**2
+        shapes = [[(1, *grid)]] * len(call["img_shapes"])
+        return {**call, "img_shapes": shapes, "img_mask": mask_BL[:, :length]}
+
     def map_of(self, call: Call) -> Tensor:
         """Undo the packing; what the transformer returns has the text in front."""
         rows, columns = self.grid(call)
@@ -99,7 +106,7 @@ class Qwen21(VideoVAE, TokenFamily):
             raise GeometryError(
                 "The image does not divide into the source's groups of tokens",
                 found=f"{rows} x {columns} tokens",
-                expected=f"both multiples of {SLOT}, so an image of multiples of {SLOT * self.pipeline_patch_px} px",
+                expected=f"both multiples of {SLOT}, so an image of multiples of {SLOT} patches",
                 fix="Choose another image size.",
             )
         states_BLD, mask_BL = padded(items, "encoder_hidden_states", model)

@@ -29,11 +29,16 @@ def require_patch(pixel_patch_size: int, *, latent_patch: int, num_head_levels: 
         )
 
 
-def require_pipeline_patch(pixel_patch_size: int, *, only: int | None) -> None:
+def require_pipeline_patch(pixel_patch_size: int, *, multiple_of: int | None, only: int | None) -> None:
     """Check that the source's stock pipeline can serve a pixel patch.
 
+    Args:
+        pixel_patch_size: Pixels per token and axis.
+        multiple_of: ``Trunk.pipeline_patch_px``.
+        only: ``Trunk.only_patch_px``.
+
     Raises:
-        GeometryError: If it computes with one patch only, and this is another.
+        GeometryError: If it cannot.
     """
     if only not in (None, pixel_patch_size):
         raise GeometryError(
@@ -41,6 +46,13 @@ def require_pipeline_patch(pixel_patch_size: int, *, only: int | None) -> None:
             found=f"patch size {pixel_patch_size}",
             expected=f"patch size {only}",
             fix=f"Choose patch {only}, or another source for larger patches.",
+        )
+    if multiple_of is not None and pixel_patch_size % multiple_of:
+        raise GeometryError(
+            "The stock pipeline of this source counts tokens of one size, which others can only be made of",
+            found=f"patch size {pixel_patch_size}",
+            expected=f"a multiple of {multiple_of}",
+            fix=f"Choose {multiple_of} for images of about 1024 px, 64 for 4096 px, 128 for 8192 px.",
         )
 
 

@@ -21,7 +21,6 @@ from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch, start_from_lift
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, joined_features
 from latent2pixel.model.lora import LatentLoraMixin
-from latent2pixel.model.patch import largest_power_of_two, require_patch, require_pipeline_patch
 from latent2pixel.model.positions import token_grid
 from latent2pixel.model.tokens import Grid, places_in_patch
 from latent2pixel.model.trunk import Trunk, is_under
@@ -69,12 +68,8 @@ class PixelTransformerMixin(nn.Module):
 
     @property
     def codec_factor(self) -> int:
-        """Pixels per latent cell and axis, as the pipeline counts them: VAEs have powers of two only.
-
-        Where ``factor`` is none, the largest that divides it: 16 of the 80 of patch 160. The pipeline's tokens are then
-        smaller than the trunk's, which sees 5 x 5 of them as one.
-        """
-        return largest_power_of_two(self.factor)
+        """Pixels per latent cell and axis, as the pipeline counts them; see ``Trunk.codec_factor``."""
+        return self.trunk.codec_factor(self.config["pixel_patch_size"])
 
     def pipeline_tokens(self, grid: Grid) -> int:
         """Return how many tokens the pipeline counts where the trunk has a grid; its noise shift may hang on it."""
@@ -279,8 +274,7 @@ class PixelTransformerMixin(nn.Module):
         Raises:
             GeometryError: If patch, latent patch and head do not fit together.
         """
-        require_patch(pixel_patch_size, latent_patch=cls.trunk.latent_patch, num_head_levels=len(head_channels))
-        require_pipeline_patch(pixel_patch_size, only=cls.trunk.pipeline_patch_px)
+        cls.trunk.require_patch(pixel_patch_size, num_head_levels=len(head_channels))
         public = {key: value for key, value in source_config.items() if not key.startswith("_")}
         lift = None
         if lift_scale is not None:
@@ -290,7 +284,7 @@ class PixelTransformerMixin(nn.Module):
                 "wiener": lift_wiener,
                 "fit": dict(lift_figures or {}),
             }
-        config = cls.trunk.pixel_config(public, largest_power_of_two(pixel_patch_size // cls.trunk.latent_patch))
+        config = cls.trunk.pixel_config(public, cls.trunk.codec_factor(pixel_patch_size))
         with init_empty_weights(include_buffers=False):
             return cls(
                 **config,
@@ -375,17 +369,18 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         own = {key: kwargs.pop(key, default) for key, default in PIXEL_CONFIG.items()}
         channels, patch = tuple(own["head_channels"]), own["pixel_patch_size"]
-        require_patch(patch, latent_patch=trunk.latent_patch, num_head_levels=len(channels))
+        trunk.require_patch(patch, num_head_levels=len(channels))
         given = signature.bind(self, *args, **kwargs)
         given.apply_defaults()
         config = {key: value for key, value in given.arguments.items() if key != "self"}
-        factor = patch // trunk.latent_patch
-        trunks, pipelines = (trunk.pixel_config(config, each) for each in (factor, largest_power_of_two(factor)))
+        factors = patch // trunk.latent_patch, trunk.codec_factor(patch)
+        trunks, pipelines = (trunk.pixel_config(config, factor) for factor in factors)
         base.__init__(self, **trunks)
         # The base's init registered its own keys only, and channels as the trunk has them: pipelines read theirs there.
         told = {key: value for key, value in pipelines.items() if value != trunks[key]}
         self.register_to_config(**own, **told)
-        for key in told.keys() & vars(self).keys():
+        # Z-Image's pipeline asks an attribute; transformers that count the values of a patch do so by theirs.
+        for key in told.keys() & vars(self).keys() if trunk.takes_embedded else ():
             setattr(self, key, told[key])
         lift, feature_dim, in_channels = own["lift_config"], trunk.width(self), IMAGE_CHANNELS
         if lift:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from latent2pixel.flow import Objective, unshift_sigma
+from latent2pixel.model.patch import largest_power_of_two, require_patch, require_pipeline_patch
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tail import pass_through, tap
 from latent2pixel.model.tokens import Grid, TokenOrder, patchify, unpatchify
@@ -60,7 +61,9 @@ class Trunk(ABC):
     patch_px: ClassVar[int] = 16
     """Pixels per token and axis of the released sources."""
     pipeline_patch_px: ClassVar[int | None] = None
-    """The one pixel patch that the stock pipeline can serve, where it computes with its own source's; None: any."""
+    """Pixels per token and axis that the stock pipeline counts with, whatever the codec says; None: what it says."""
+    only_patch_px: ClassVar[int | None] = None
+    """The one pixel patch, where the transformer is told something of every token of the source; None: any."""
     takes_embedded: ClassVar[bool] = True
     """Whether the transformer runs on patches that are embedded already: not where it counts the values of a patch."""
 
@@ -68,6 +71,25 @@ class Trunk(ABC):
     def new_parts(self) -> tuple[str, ...]:
         """Modules of a pixel model that no source has: input projections, head, and the lift if there is one."""
         return (*self.input_projections, "head", "lift")
+
+    def codec_factor(self, pixel_patch_size: int) -> int:
+        """Return the pixels per latent cell and axis, as the pipeline counts them.
+
+        Its VAEs have powers of two only: the largest of the trunk's factor, 16 of the 80 of patch 160. The pipeline's
+        tokens are then smaller than the trunk's, which sees 5 x 5 of them as one.
+        """
+        if self.pipeline_patch_px is not None:
+            return self.pipeline_patch_px // self.latent_patch
+        return largest_power_of_two(pixel_patch_size // self.latent_patch)
+
+    def require_patch(self, pixel_patch_size: int, *, num_head_levels: int) -> None:
+        """Check that a pixel patch fits the transformer, its pipeline and a head.
+
+        Raises:
+            GeometryError: If it does not.
+        """
+        require_patch(pixel_patch_size, latent_patch=self.latent_patch, num_head_levels=num_head_levels)
+        require_pipeline_patch(pixel_patch_size, multiple_of=self.pipeline_patch_px, only=self.only_patch_px)
 
     @abstractmethod
     def pixel_config(self, source_config: Mapping[str, Any], factor: int) -> dict[str, Any]:
