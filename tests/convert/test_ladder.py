@@ -110,6 +110,18 @@ def test_a_patch_that_is_no_power_of_two_is_doubled_too(name):
     assert np.isfinite(sampled(doubled, height=96, width=192)).all()
 
 
+@pytest.mark.parametrize("name", ["z_image", "flux", "qwen21"])
+def test_the_shift_of_an_image_doubles_whatever_the_pipeline_counts(name):
+    """Its tokens grow with the patch, or, for Qwen-Image 2.1, stay what they are."""
+    plain = tiny_pixel_pipeline(name)
+    doubled, family = double_patch(plain), family_of(plain.transformer)
+    old, new = (
+        family.shift(pipe.scheduler, pipe.transformer.pipeline_tokens(grid))
+        for pipe, grid in ((plain, (4, 8)), (doubled, (2, 4)))
+    )
+    assert new == pytest.approx(2 * old)
+
+
 def test_noise_of_a_token_keeps_its_covariance(plain):
     """White pixels through W have the covariance ``W W^T``."""
     names = plain.transformer.trunk.input_projections

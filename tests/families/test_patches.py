@@ -167,6 +167,15 @@ def test_patch_160_survives_a_folder(name, tmp_path):
     torch.testing.assert_close(before, after, atol=1e-5, rtol=0)  # memory formats differ, and with them the sums
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "expected"), [("glm", 32, "patch size 16"), ("lumina2", 24, "multiple of 16")]
+)
+def test_what_a_pipeline_cannot_serve_is_refused(name, patch, expected):
+    with pytest.raises(GeometryError, match="stock pipeline of this source") as caught:
+        tiny_pixel_pipeline(name, patch_size=patch, head=(4, 4))
+    assert expected in caught.value.expected
+
+
 def first_sigma(family):
     """Return the noise level of the first of one step of DDPM."""
     return family.sigma(torch.tensor([999])).item()

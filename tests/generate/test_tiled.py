@@ -29,6 +29,11 @@ RESCALED_GUIDANCE = ("qwen", "nucleus", "lumina2", "longcat")
 """Pipelines that bring the guided answer back to the length of the other."""
 OTHER_NOISE = ("kandinsky5",)
 """Pipelines that draw their noise in an order of their own, here for channels last."""
+SEVERAL_TOLD = (
+    *("z_image", "flux", "sd3", "qwen", "krea2", "nucleus", "cogview4", "ernie", "chroma"),
+    *("lumina2", "qwen21", "bria_fibo"),
+)
+"""Families of each way to tell positions."""
 EXACT = 1e-5
 """Of images of about unit variance, after three steps: rounding in other orders leaves 3e-6 at most."""
 
@@ -52,25 +57,9 @@ def test_lifted_models_too(name, guided, tmp_path):
 
 
 @pytest.mark.parametrize("lifted", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "z_image",
-        "flux",
-        "sd3",
-        "qwen",
-        "krea2",
-        "nucleus",
-        "cogview4",
-        "ernie",
-        "chroma",
-        "lumina2",
-        "qwen21",
-        "bria_fibo",
-    ],
-)
+@pytest.mark.parametrize("name", SEVERAL_TOLD)
 def test_tokens_that_are_several_of_the_pipelines(name, lifted, tmp_path):
-    """Patch 48: families of each way to tell positions."""
+    """Patch 48, whose tokens hold 3 x 3 of the pipeline's."""
     pipe = pipeline(name, lifted=lifted, patch_size=48)
     call = call_of(name, pipe, guided=name not in RESCALED_GUIDANCE, grid=(2, 3))
     made = in_tiles_floats(pipe, call, tmp_path / "a", seed=5, tile_px=48)
