@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from tests.tiny import PROMPTS, save_tiny_pipeline, tiny_lift, tiny_pixel_pipeline
 
 from latent2pixel.config import build_config, load_yaml
-from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.convert.ladder import climb
+from latent2pixel.convert.record import RECORD_NAME
 from latent2pixel.errors import ConfigError, GeometryError, StateError
 from latent2pixel.generate import load_pipeline
 from latent2pixel.io.images import save_image

@@ -16,9 +16,10 @@ from latent2pixel.convert.config import ConversionConfig, InputMap
 from latent2pixel.convert.images import FitImages
 from latent2pixel.convert.initialise import encode_tokens, fit_lift
 from latent2pixel.convert.plan import ConversionPlan, plan_conversion, shapes_of
+from latent2pixel.convert.record import RECORD_NAME, holds_conversion
 from latent2pixel.convert.warm_up import WarmUp, warm_up
 from latent2pixel.device import fastest_device
-from latent2pixel.errors import OutputFolderError, SourceError, UnsupportedFamilyError
+from latent2pixel.errors import SourceError, UnsupportedFamilyError
 from latent2pixel.families import PIXEL_CLASSES, family_of, load_pixel_class
 from latent2pixel.families.base import Family, require_pipeline
 from latent2pixel.io.new_folder import new_folder
@@ -37,9 +38,6 @@ from latent2pixel.model.freezing import TrainableShare, describe, trainable_name
 from latent2pixel.model.head import head_channels
 from latent2pixel.model.lift import LiftFit
 from latent2pixel.model.pixel_transformer import PixelTransformerMixin
-
-RECORD_NAME = "conversion.json"
-"""Stands beside ``model_index.json`` and says how the pipeline was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,35 +352,6 @@ def _outcome(report: ConversionReport) -> dict[str, Any]:
         "plan": report.plan.counts(),
         "trainable": {"parameters": share.num_trainable, "total": share.num_total, "share": round(share.share, 6)},
     }
-
-
-def holds_conversion(target: Path, settings: Mapping[str, Any], *, record_name: str = RECORD_NAME) -> bool:
-    """Tell whether the folder holds this conversion; False if it is free.
-
-    Args:
-        target: Folder to make.
-        settings: Everything that decides the result, as the record keeps it under "settings".
-        record_name: File in the folder that holds the record.
-
-    Raises:
-        OutputFolderError: If it holds anything else.
-    """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return False
-    record = target / record_name
-    found = "a file" if target.is_file() else "other files"
-    if record.is_file():
-        earlier = read_json(record).get("settings", {})
-        differing = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]
-        if not differing:
-            return True
-        found = "a conversion with other " + ", ".join(differing)
-    raise OutputFolderError(
-        f"{target} exists already",
-        found=found,
-        expected="a new or empty folder, or the same conversion",
-        fix="Choose another output folder, or remove this one.",
-    )
 
 
 def _require_latent(class_name: str) -> None:

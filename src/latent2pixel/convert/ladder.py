@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import latent2pixel
-from latent2pixel.convert.convert import holds_conversion, with_parts
+from latent2pixel.convert.convert import with_parts
+from latent2pixel.convert.record import holds_conversion
 from latent2pixel.errors import SourceError
 from latent2pixel.families import PIXEL_CLASSES, family_of
 from latent2pixel.families.noise_shift import MAX_TOKENS

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import latent2pixel
-from latent2pixel.convert.convert import RECORD_NAME, holds_conversion, with_parts
+from latent2pixel.convert.convert import with_parts
+from latent2pixel.convert.record import RECORD_NAME, holds_conversion
 from latent2pixel.errors import CheckpointError, OutputFolderError, SourceError
 from latent2pixel.families import load_family, load_pixel_class
 from latent2pixel.families.base import require_pipeline

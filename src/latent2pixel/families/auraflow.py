@@ -8,7 +8,7 @@ import torch
 from diffusers import AuraFlowTransformer2DModel
 
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.positions import PositionLimit, require_positions
 from latent2pixel.model.tokens import Grid
 

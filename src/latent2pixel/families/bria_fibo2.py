@@ -17,7 +17,7 @@ from torch import Tensor
 from latent2pixel.families.base import Encoded, MapFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.token_norm import TokenNormVAE
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid, to_grid
 

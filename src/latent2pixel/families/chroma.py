@@ -11,7 +11,7 @@ from torch import nn
 
 from latent2pixel.families.base import Encoded, split, stacked
 from latent2pixel.families.position_ids import ImageIds
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogView3PlusTransformer2DModel
 
 from latent2pixel.families.base import DiffusionFamily, Encoded, split, stacked
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 

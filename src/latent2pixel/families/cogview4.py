@@ -9,7 +9,7 @@ from diffusers.pipelines.cogview4.pipeline_cogview4 import calculate_shift
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily, split
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 TEXT_MULTIPLE = 16

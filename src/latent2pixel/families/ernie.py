@@ -9,7 +9,8 @@ from torch import Tensor
 
 from latent2pixel.families.base import Encoded, Family
 from latent2pixel.families.token_norm import TokenNormVAE
-from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
+from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 

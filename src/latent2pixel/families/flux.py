@@ -8,7 +8,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from latent2pixel.families.base import Encoded, split, stacked
 from latent2pixel.families.position_ids import ImageIds
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 GUIDANCE = 3.5

@@ -15,7 +15,7 @@ from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, split, stacked
 from latent2pixel.families.position_ids import ImageIds
 from latent2pixel.families.token_norm import TokenNormVAE
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 

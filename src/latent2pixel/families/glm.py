@@ -13,7 +13,7 @@ from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, split
 from latent2pixel.families.cogview4 import CogView4
 from latent2pixel.io.images import bytes_of
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 CODE_PX = 32

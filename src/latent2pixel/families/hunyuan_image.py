@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily
 from latent2pixel.families.ragged import filled, ragged
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 TEXTS = {"encoder_hidden_states": "encoder_attention_mask", "encoder_hidden_states_2": "encoder_attention_mask_2"}

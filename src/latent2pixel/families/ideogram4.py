@@ -19,7 +19,7 @@ from latent2pixel.families.position_ids import first_ids
 from latent2pixel.families.ragged import ragged
 from latent2pixel.families.token_norm import TokenNormVAE
 from latent2pixel.flow import sample_logit_normal_sigmas
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid, to_grid
 from latent2pixel.model.trunk import Call
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily, stacked
 from latent2pixel.families.ragged import ragged
-from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS, pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
+from latent2pixel.model.pixel_transformer import IMAGE_CHANNELS
 from latent2pixel.model.positions import PositionLimit, require_positions
 from latent2pixel.model.tokens import Grid, to_grid
 from latent2pixel.model.trunk import Call

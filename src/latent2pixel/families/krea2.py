@@ -11,7 +11,7 @@ from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.position_ids import first_ids, grid_of_ids
 from latent2pixel.families.ragged import filled, ragged
 from latent2pixel.families.video_vae import VideoVAE
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call
 

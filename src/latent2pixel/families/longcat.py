@@ -10,7 +10,7 @@ from diffusers.pipelines.longcat_image.pipeline_longcat_image import prepare_pos
 
 from latent2pixel.families.base import Encoded, split, stacked
 from latent2pixel.families.position_ids import ImageIds
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 

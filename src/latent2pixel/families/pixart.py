@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler, PixArtTransformer2DModel
 from torch import Tensor
 
 from latent2pixel.families.base import DiffusionFamily, Encoded, split, stacked
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tail import Keep, pass_through
 from latent2pixel.model.tokens import Grid, to_grid
 

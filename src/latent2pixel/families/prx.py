@@ -9,7 +9,7 @@ from diffusers.utils import is_ftfy_available
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 TEXTS = ("encoder_hidden_states", "attention_mask")

@@ -10,7 +10,7 @@ from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, TokenFamily
 from latent2pixel.families.ragged import padded, ragged
 from latent2pixel.families.video_vae import VideoVAE
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily, split, stacked
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.tokens import Grid
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default

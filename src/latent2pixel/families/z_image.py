@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latent2pixel.errors import SourceError
 from latent2pixel.families.base import Encoded, MapFamily
-from latent2pixel.model.pixel_transformer import pixel_transformer_class
+from latent2pixel.model.pixel_class import pixel_transformer_class
 from latent2pixel.model.positions import PositionLimit
 from latent2pixel.model.tokens import Grid
 from latent2pixel.model.trunk import Call

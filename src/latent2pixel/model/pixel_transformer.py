@@ -4,14 +4,12 @@ Shape letters: B batch, C image channels, D trunk width, d values of a latent
 token, V values that the trunk carries out of a token, H and W image size in pixels, h and w the token grid.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +18,6 @@ from latent2pixel.flow import shift_sigma, unshift_sigma, velocity_from_clean
 from latent2pixel.model.head import HEAD_CHANNELS, DetailerHead
 from latent2pixel.model.initialise import initialise_like_torch, start_from_lift
 from latent2pixel.model.lift import Lift, LiftedEnds, LiftedInput, LiftFit, joined_features
-from latent2pixel.model.lora import LatentLoraMixin
 from latent2pixel.model.positions import token_grid
 from latent2pixel.model.tokens import Grid, places_in_patch
 from latent2pixel.model.trunk import Trunk, is_under
@@ -348,62 +345,3 @@ class PixelTransformerMixin(nn.Module):
         """Return, for each value of the trunk's own pixel token, its place in a patch of ``pixel_unshuffle``, (D,)."""
         places_BCHW = places_in_patch(self.config["pixel_patch_size"])
         return self.trunk.tokens(functional.pixel_unshuffle(places_BCHW, self.factor)).flatten()
-
-
-def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any = None) -> type[PixelTransformerMixin]:
-    """Make the pixel class of a family: a subclass of the source's own class.
-
-    Args:
-        trunk: The family's answers; its ``transformer_class`` is the base.
-        name: Name of the new class, as written to ``config.json`` and ``model_index.json``.
-        module: Module that exports it; diffusers looks the class up there when it loads a saved pipeline.
-        source: Subclass of the trunk's ``transformer_class`` to build on, where one of its methods must be another.
-
-    Returns:
-        A class whose init takes the base's arguments and those of ``PIXEL_CONFIG``.
-    """
-    base: Any = source or trunk.transformer_class
-    signature = inspect.signature(base.__init__)
-    extra = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=PIXEL_CONFIG[key]) for key in PIXEL_CONFIG]
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        own = {key: kwargs.pop(key, default) for key, default in PIXEL_CONFIG.items()}
-        channels, patch = tuple(own["head_channels"]), own["pixel_patch_size"]
-        trunk.require_patch(patch, num_head_levels=len(channels))
-        given = signature.bind(self, *args, **kwargs)
-        given.apply_defaults()
-        config = {key: value for key, value in given.arguments.items() if key != "self"}
-        factors = patch // trunk.latent_patch, trunk.codec_factor(patch)
-        trunks, pipelines = (trunk.pixel_config(config, factor) for factor in factors)
-        base.__init__(self, **trunks)
-        # The base's init registered its own keys only, and channels as the trunk has them: pipelines read theirs there.
-        told = {key: value for key, value in pipelines.items() if value != trunks[key]}
-        self.register_to_config(**own, **told)
-        # Z-Image's pipeline asks an attribute; transformers that count the values of a patch do so by theirs.
-        for key in told.keys() & vars(self).keys() if trunk.takes_embedded else ():
-            setattr(self, key, told[key])
-        lift, feature_dim, in_channels = own["lift_config"], trunk.width(self), IMAGE_CHANNELS
-        if lift:
-            trunk.tap_tail(self, lift["token_dim"])
-            sizes = {key: value for key, value in lift.items() if key != "fit"}
-            self.lift = Lift(patch=patch, stem_channels=channels[-1], **sizes)
-            # Latent tokens beside the hidden states, a plane of sigma beside the image.
-            feature_dim, in_channels = feature_dim + lift["token_dim"], in_channels + 1
-        else:
-            trunk.strip_tail(self)
-        self.head = DetailerHead(
-            feature_dim, channels=channels, in_channels=in_channels, feature_norm=own["head_feature_norm"]
-        )
-
-    # ConfigMixin reads the accepted config keys from the signature.
-    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
-    arguments = tuple(key for key in inspect.signature(base.forward).parameters if key != "self")
-    body = {
-        "__init__": register_to_config(__init__),
-        "__doc__": f"{trunk.transformer_class.__name__} on pixels: pixel patches in, detailer head out.",
-        "__module__": module,
-        "trunk": trunk,
-        "_trunk_arguments": arguments,
-    }
-    loads_loras = (LatentLoraMixin,) if hasattr(base, "load_lora_adapter") else ()
-    return type(name, (PixelTransformerMixin, *loads_loras, base), body)

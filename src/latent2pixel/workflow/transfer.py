@@ -15,8 +15,8 @@ from torch.utils.data import Subset
 
 import latent2pixel
 from latent2pixel.config import dump_yaml, load_yaml
-from latent2pixel.convert.convert import RECORD_NAME
 from latent2pixel.convert.initialise import latent_tokens
+from latent2pixel.convert.record import RECORD_NAME
 from latent2pixel.data.batch_plan import BatchPlan
 from latent2pixel.data.batches import Batches
 from latent2pixel.data.buckets import bucket_sizes
