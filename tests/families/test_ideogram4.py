@@ -3,10 +3,9 @@
 import pytest
 import torch
 from diffusers.pipelines.ideogram4.pipeline_ideogram4 import _logit_normal_sigmas, _resolution_aware_mu
-from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
+from tests.tiny import GRID, PROMPTS, noise, tiny_pipeline, tiny_pixel_pipeline
 
 from latent2pixel.convert.convert import with_parts
-from latent2pixel.errors import GeometryError
 from latent2pixel.families import load_family
 from latent2pixel.families.ideogram4 import SCHEDULE_STD
 from latent2pixel.model.predict import predict_velocity
@@ -45,8 +44,3 @@ def test_training_sees_the_noise_levels_of_the_pipelines_steps(scale):
     quantiles = drawn.quantile(torch.linspace(8 / 9, 1 / 9, 8))
     # 200,000 samples: a quantile has the error 0.001
     torch.testing.assert_close(quantiles, scheduler.sigmas[:-1], atol=5e-3, rtol=0)
-
-
-def test_other_patches_are_refused():
-    with pytest.raises(GeometryError, match="one patch size"):
-        tiny_pixel_pipeline("ideogram4", patch_size=32, head=(*HEAD, 8), lift=tiny_lift("ideogram4"))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline, tiny_pixel_pipeline
+from tests.tiny import GRID, HEAD, PROMPTS, noise, tiny_lift, tiny_pipeline
 
 from latent2pixel.convert import build_pixel_pipeline
 from latent2pixel.errors import GeometryError, SourceError
@@ -31,11 +31,6 @@ def test_qwen21_refuses_odd_grids():
 def test_qwen21_refuses_reference_images():
     with pytest.raises(SourceError, match="reference images"):
         load_family("qwen21").grid({"img_shapes": [[(1, 4, 4), (1, 4, 6)]]})
-
-
-def test_qwen21_refuses_other_patches():
-    with pytest.raises(GeometryError, match="one patch size"):
-        tiny_pixel_pipeline("qwen21", patch_size=32, head=(*HEAD, 8))
 
 
 def test_krea2_caches_no_padding():
