@@ -111,11 +111,11 @@ def build_pixel_pipeline(
     replaced = {"vae": codec, "transformer": pixel, "scheduler": family.scheduler(pipe)}
     if noise_shift is not None:
         replaced["scheduler"] = family.with_noise_shift(replaced["scheduler"], noise_shift)
-    pipelines, own_px = pixel.pipeline_tokens((1, 1)), family.token_px(pipe)
+    tokens_a_patch = pixel.pipeline_tokens((1, 1))
     if lift is None:
-        replaced["scheduler"] = family.with_smaller_tokens(replaced["scheduler"], pipelines)
+        replaced["scheduler"] = family.with_smaller_tokens(replaced["scheduler"], tokens_a_patch)
     else:
-        token_factor = pipelines * (own_px / patch_size) ** 2
+        token_factor = tokens_a_patch * (family.token_px(pipe) / patch_size) ** 2
         replaced["scheduler"] = family.with_shift(replaced["scheduler"], lift.scale, token_factor=token_factor)
     return with_parts(pipe, replaced)
 

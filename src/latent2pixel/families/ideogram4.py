@@ -1,7 +1,7 @@
 """Ideogram 4: single-stream DiT on text and image, tokens (row, column, channel) packed by the pipeline.
 
-Shape letters: B batch, L text tokens of the longest prompt, S tokens of text and image together, F features of a text
-token.
+Shape letters: B batch, L text tokens of the longest prompt, N image tokens, S both together, F features of a text
+token, n numbers of a position.
 """
 
 import math
@@ -49,7 +49,7 @@ class Ideogram4(TokenNormVAE, TokenFamily):
     pipeline_names = ("Ideogram4Pipeline",)
     status = "contract tests at tiny size; published in float8: dequantise it first"
     twins = ("unconditional_transformer",)
-    pipeline_patch_px = 16  # a literal in the pipeline
+    pipeline_patch_px = 16  # the pipeline's noise levels follow an image's pixels: as many tokens of this size
     takes_embedded = False
     sign = -1  # the pipeline negates the network's output
     clock = "1 - sigma"

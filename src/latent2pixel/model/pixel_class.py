@@ -35,11 +35,11 @@ def pixel_transformer_class(trunk: Trunk, *, name: str, module: str, source: Any
         given = signature.bind(self, *args, **kwargs)
         given.apply_defaults()
         config = {key: value for key, value in given.arguments.items() if key != "self"}
-        factors = patch // trunk.latent_patch, trunk.codec_factor(patch)
-        trunks, pipelines = (trunk.pixel_config(config, factor) for factor in factors)
-        base.__init__(self, **trunks)
+        own_config = trunk.pixel_config(config, patch // trunk.latent_patch)
+        pipeline_config = trunk.pixel_config(config, trunk.codec_factor(patch))
+        base.__init__(self, **own_config)
         # The base's init registered its own keys only, and channels as the trunk has them: pipelines read theirs there.
-        told = {key: value for key, value in pipelines.items() if value != trunks[key]}
+        told = {key: value for key, value in pipeline_config.items() if value != own_config[key]}
         self.register_to_config(**own, **told)
         # Z-Image's pipeline asks an attribute; transformers that count the values of a patch do so by theirs.
         for key in told.keys() & vars(self).keys() if trunk.takes_embedded else ():
