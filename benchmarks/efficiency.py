@@ -161,7 +161,8 @@ def measured(pipe: Any, kind: str, size_px: int, *, tile_px: int | None, compile
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counted:
         latents, num_counted = (run(num_steps), num_steps) if large and DEVICE == "cpu" else (run(1), 1)
     if compiled:  # not before: a compiled part hides its operations from the count
-        pipe.transformer.compile_repeated_blocks() if kind == "source" else compile_parts(pipe.transformer)
+        compile_blocks = compile_parts if kind == "pixel" else type(pipe.transformer).compile_repeated_blocks
+        compile_blocks(pipe.transformer)
         run(1)
     reset_peak()
     if num_counted == 1 or compiled:

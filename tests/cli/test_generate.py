@@ -44,9 +44,14 @@ def test_picture_is_the_stock_pipelines(pixel_folder, tmp_path):
 
 @pytest.mark.e2e
 def test_compiled_it_is_the_same_picture(pixel_folder, tmp_path):
+    from torch._dynamo.utils import counters
+
     plain, compiled = tmp_path / "plain.png", tmp_path / "compiled.png"
+    before = counters["stats"]["unique_graphs"]
     run(pixel_folder, *PROMPT, "--out", plain)
+    assert counters["stats"]["unique_graphs"] == before
     run(pixel_folder, *PROMPT, "--out", compiled, "--compile")
+    assert counters["stats"]["unique_graphs"] >= before + 2  # a block, and the head
     plain_HW3, compiled_HW3 = (np.asarray(Image.open(path)).astype(int) for path in (plain, compiled))
     assert np.abs(plain_HW3 - compiled_HW3).max() <= 1
 

@@ -31,7 +31,8 @@ def generate(
         str | None, typer.Option(help="What may be taken in all, such as 8GB. Default: what is free.")
     ] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile blocks and head: a minute or more first, faster pictures then.")
+        bool,
+        typer.Option("--compile", help="Compile blocks and head: a slow first picture, faster ones after it."),
     ] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the result.")] = False,

@@ -209,14 +209,19 @@ def convert(
     # A source that is no folder is a Hub id, see find_pipeline_folder.
     card = model_card(record, base_model=None if Path(source).is_dir() else str(source))
     with new_folder(target) as partial:
-        changed = ("transformer", "vae", "scheduler", *family_of(pipe.transformer).twins)
-        if torch_dtype is None:
-            save_pipeline(pipe, partial, unchanged_from=folder, changed=changed)
-        else:
-            pipe.save_pretrained(partial)
+        _save(pipe, partial, source=folder, dtype=torch_dtype)
         (partial / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
     return replace(report, lift=record.get("lift"))
+
+
+def _save(pipe: Any, out: Path, *, source: Path, dtype: torch.dtype | None) -> None:
+    """Write a converted pipeline; without another dtype, the parts that are the source's are its own files."""
+    if dtype is not None:
+        pipe.save_pretrained(out)
+        return
+    changed = ("transformer", "vae", "scheduler", *family_of(pipe.transformer).twins)
+    save_pipeline(pipe, out, unchanged_from=source, changed=changed)
 
 
 def _convert_loaded(source: Any, config: ConversionConfig, fit_images: FitImages | None) -> tuple[Any, LiftFit | None]:

@@ -171,7 +171,9 @@ def draw_noise(image: FloatImage, *, factor: int, fold: int, generator: torch.Ge
     """Fill an image with standard normal noise, a few rows at a time.
 
     The numbers are those that ``torch.randn`` draws at once for the folded map, (1, C * F * F * P * P, N, M), which is
-    how pipelines draw them: it draws one after the other in groups of 16, and every part here is some whole groups.
+    how pipelines draw them: it draws one after the other in groups of 16, and every part here is some whole groups:
+    from F = 16 on, and from 4 on with an even number of cells a side. Elsewhere (patches such as 12 and 20) the same
+    seed may make another picture.
 
     Args:
         image: Written.
